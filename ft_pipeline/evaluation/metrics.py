@@ -1,0 +1,98 @@
+"""Metrics on generated answers.
+
+A quiz item is valid when it has a question, a correct answer, and three distinct wrong options
+without the correct one among them; for true/false exactly the other value. A chain of thought is
+scored on its response: normalised exact match and token F1 (SQuAD, arXiv 1606.05250).
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from typing import Any
+
+from ft_pipeline.examples.templates import (
+    QuizItem,
+    expected_options,
+    parse_chain_of_thought,
+    parse_quiz_items,
+)
+from ft_pipeline.recipe import Metrics
+
+_SET_SIZE = re.compile(r"Generate a set of (\d+) quiz questions")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def is_valid_item(item: QuizItem, option_match: str = "casefold") -> bool:
+    """Whether a quiz item can be used in a quiz as it is."""
+
+    def fold(text: str) -> str:
+        return text.casefold() if option_match == "casefold" else text
+
+    correct, wrong = fold(item.correct_answer), [fold(o) for o in item.incorrect_options if o]
+    if not item.question or not correct:
+        return False
+    if correct.casefold() in ("true", "false"):
+        return [o.casefold() for o in wrong] == [
+            {"true": "false", "false": "true"}[correct.casefold()]
+        ]
+    needed = expected_options(item.correct_answer)
+    return len(wrong) == needed and len(set(wrong)) == needed and correct not in wrong
+
+
+def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
+    """Return the number of items asked for, found, and valid (at most the number asked for)."""
+    match = _SET_SIZE.match(prompt)
+    asked = int(match[1]) if match else 1
+    items = parse_quiz_items(answer)
+    valid = sum(is_valid_item(item, metrics.option_match) for item in items)
+    return {"items_asked": asked, "items_found": len(items), "items_valid": min(valid, asked)}
+
+
+def score_chain_of_thought(answer: str, reference: str, metrics: Metrics) -> dict[str, float]:
+    """Return closed (`<think>…</think>` is there), exact match and token F1 of the response."""
+    given, wanted = parse_chain_of_thought(answer), parse_chain_of_thought(reference)
+    found = normalize(given.response if given else answer, metrics.answer_normalization)
+    expected = normalize(wanted.response if wanted else reference, metrics.answer_normalization)
+    return {
+        "think_closed": float(given is not None),
+        "exact_match": float(found == expected),
+        "token_f1": token_f1(found, expected),
+    }
+
+
+def normalize(text: str, how: str) -> str:
+    """`squad`: lower case, no punctuation, no articles, single spaces; `none`: stripped."""
+    if how == "none":
+        return text.strip()
+    lowered = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", lowered).split())
+
+
+def token_f1(found: str, expected: str) -> float:
+    """Harmonic mean of precision and recall over white-space tokens; two empty texts agree."""
+    a, b = found.split(), expected.split()
+    if not a or not b:
+        return float(a == b)
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b))
+
+
+def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the shares over all scored answers; NaN where a task has no answer."""
+    quiz = [s for s in scores if "items_asked" in s]
+    cot = [s for s in scores if "think_closed" in s]
+    asked = sum(s["items_asked"] for s in quiz)
+    return {
+        "valid_items_share": _ratio(sum(s["items_valid"] for s in quiz), asked),
+        "well_formed_items_share": _ratio(
+            sum(min(s["items_found"], s["items_asked"]) for s in quiz), asked
+        ),
+        "think_closed_share": _ratio(sum(s["think_closed"] for s in cot), len(cot)),
+        "exact_match": _ratio(sum(s["exact_match"] for s in cot), len(cot)),
+        "token_f1": _ratio(sum(s["token_f1"] for s in cot), len(cot)),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,73 @@
+"""The comparison as Markdown: a table of figures, and answers side by side."""
+
+from collections.abc import Mapping
+from typing import Any
+
+ROWS = {
+    "loss": ("completion loss (nats a token)", ".3f", "lower"),
+    "perplexity": ("perplexity", ".2f", "lower"),
+    "well_formed_items_share": ("quiz items in the asked form", ".0%", "higher"),
+    "valid_items_share": ("valid quiz items", ".0%", "higher"),
+    "think_closed_share": ("`<think>` closed", ".0%", "higher"),
+    "exact_match": ("response: exact match", ".0%", "higher"),
+    "token_f1": ("response: token F1", ".3f", "higher"),
+    "finished_share": ("answers that ended by themselves", ".0%", "higher"),
+}
+
+
+def render_report(
+    comparison: Mapping[str, Mapping[str, Any]],
+    answers: Mapping[str, list[dict[str, Any]]],
+    references: Mapping[str, str],
+    samples: int,
+) -> str:
+    """Return the whole report: table, then `samples` prompts of each task."""
+    return f"{render_table(comparison)}\n\n{render_samples(answers, references, samples)}"
+
+
+def render_table(comparison: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one column a model; a figure that no model has gets no row."""
+    models = list(comparison)
+    lines = [f"| | {' | '.join(models)} | better is |", f"|---|{'---:|' * len(models)}---|"]
+    for name, (label, form, better) in ROWS.items():
+        if any(name in comparison[model] for model in models):
+            values = (
+                format(comparison[m][name], form) if name in comparison[m] else "–" for m in models
+            )
+            lines.append(f"| {label} | {' | '.join(values)} | {better} |")
+    return "\n".join(lines)
+
+
+def render_samples(
+    answers: Mapping[str, list[dict[str, Any]]], references: Mapping[str, str], samples: int
+) -> str:
+    """Return the first prompts of each task with each model's answer and the reference."""
+    models = list(answers)
+    by_id = {model: {a["example_id"]: a for a in answers[model]} for model in models}
+    parts: list[str] = []
+    tasks = sorted({a["task"] for a in answers[models[0]]})
+    for task in tasks:
+        chosen = [a for a in answers[models[0]] if a["task"] == task][:samples]
+        parts += [_render_sample(a, models, by_id, references) for a in chosen]
+    return "\n".join(parts)
+
+
+def _render_sample(
+    asked: dict[str, Any],
+    models: list[str],
+    by_id: Mapping[str, Mapping[str, dict[str, Any]]],
+    references: Mapping[str, str],
+) -> str:
+    example_id = asked["example_id"]
+    lines = [f"#### {asked['task']}", "", f"**Prompt:** {_cell(asked['prompt'])}", ""]
+    lines += [f"| {' | '.join([*models, 'reference'])} |", f"|{'---|' * (len(models) + 1)}"]
+    texts = [by_id[m][example_id]["generation"] if example_id in by_id[m] else "" for m in models]
+    cells = [_cell(text) for text in (*texts, references[example_id])]
+    lines += [f"| {' | '.join(cells)} |", ""]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Make a text fit for a Markdown table cell: no line breaks, no bars, no tags."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return escaped.replace("\n", "<br>")

@@ -1,0 +1,105 @@
+"""Runs a chain's job in this process on the project's Dagster instance, for `ft-pipeline run`."""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ft_pipeline.chain import Chain
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to each asset (`built` or `reused`, by key) and what failed."""
+
+    run_id: str
+    seconds: float
+    assets: dict[str, str]
+    failures: list[str]
+
+
+def execute(
+    chain: Chain, target: str | None, force: tuple[str, ...], show_progress: bool
+) -> Outcome:
+    """Materialize the chain up to `target`; never raises for a failed asset.
+
+    The run is recorded in the Dagster instance of the project (DAGSTER_HOME, by default the
+    project's root), so the UI shows it like any other.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(chain.project.root))
+    os.chdir(chain.project.root)  # dagster.yaml keeps its state in folders relative to the root
+    import dagster as dg
+
+    from ft_pipeline.assets.build import asset_key
+    from ft_pipeline.definitions import defs
+
+    if show_progress:
+        _show_progress()
+    names = chain.upstream(target) if target else chain.names
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    job = defs.resolve_job_def(f"build_{chain.name}")
+    forced_keys = {asset_key(chain, name) for name in force}
+    config["ops"] = {node: {"config": {"force": True}} for node in _nodes_of(job, forced_keys)}
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[asset_key(chain, name) for name in names],
+            run_config=config,
+            raise_on_error=False,
+        )
+        stats = instance.get_run_stats(result.run_id)
+    seconds = (stats.end_time or 0.0) - (stats.start_time or stats.end_time or 0.0)
+    return Outcome(result.run_id, seconds, _outcomes(result), _failures(result))
+
+
+def _nodes_of(job: "dg.JobDefinition", keys: set["dg.AssetKey"]) -> list[str]:
+    """Return the op names that build the given assets."""
+    nodes = job.asset_layer.asset_graph.assets_defs
+    return sorted({node.op.name for node in nodes if node.keys & keys})
+
+
+def _outcomes(result: "dg.ExecuteInProcessResult") -> dict[str, str]:
+    found = {}
+    for event in result.get_asset_materialization_events():
+        materialization = event.step_materialization_data.materialization
+        reused = bool(materialization.metadata["reused"].value)
+        found["/".join(materialization.asset_key.path)] = "reused" if reused else "built"
+    return found
+
+
+def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
+    """Return one message a failed check, and one a step that failed for another reason."""
+    messages = []
+    failed_steps = set()
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.blocking:
+            key = "/".join(evaluation.asset_key.path)
+            messages.append(
+                f"{key}: blocking check {evaluation.check_name} failed: {evaluation.description}"
+            )
+            failed_steps.add(key)
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            described = data.user_failure_data.description if data.user_failure_data else None
+            if described:
+                messages.append(described)
+            elif not failed_steps and data.error is not None:
+                messages.append(data.error.to_string())
+    if not result.success and not messages:
+        messages.append("the run failed; the Dagster UI has its log")
+    return messages
+
+
+def _show_progress() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("· %(message)s"))
+    for name in ("ft_pipeline.progress", "ft_pipeline.store", "ft_pipeline.launch"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False

@@ -1,0 +1,247 @@
+"""The local store of artifacts: `<store>/<asset key>/<fingerprint>/`, whole or absent.
+
+An artifact is written to a temporary sibling (`Draft`), its manifest last, synced, and renamed.
+Without a valid manifest it does not exist for readers.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from pydantic import ValidationError
+
+from ft_pipeline.artifacts import (
+    FORMAT,
+    MANIFEST,
+    META,
+    Artifact,
+    CheckResult,
+    FileEntry,
+    Ingredients,
+    InputEntry,
+    Manifest,
+    compute_data_version,
+    hash_file,
+)
+from ft_pipeline.errors import PipelineError, explain_os_error
+from ft_pipeline.stamps import hash_files
+
+STAMP = ".stamp.json"
+DRAFT_MARK = ".draft-"
+REPLACED_MARK = ".replaced-"
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedArtifact(PipelineError):
+    """A stored file that is not what its manifest says."""
+
+
+@dataclass
+class Draft:
+    """An artifact in the making. Content goes to `path`, all else to `path / "meta"`."""
+
+    asset: str
+    ingredients: Ingredients
+    inputs: Mapping[str, Artifact]
+    path: Path
+    metadata: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=monotonic)
+
+    @property
+    def meta(self) -> Path:
+        return self.path / META
+
+    def preview(self) -> Artifact:
+        """Return it as the artifact that it is going to be, for the checks to read."""
+        files = _list_files(self.path)
+        return Artifact(path=self.path, manifest=self._manifest(files, [], run_id=""))
+
+    def _manifest(
+        self, files: dict[str, FileEntry], checks: list[CheckResult], run_id: str
+    ) -> Manifest:
+        return Manifest(
+            asset=self.asset,
+            fingerprint=self.ingredients.fingerprint,
+            data_version=compute_data_version(files),
+            ingredients=self.ingredients,
+            inputs={
+                name: InputEntry(
+                    asset=a.manifest.asset,
+                    fingerprint=a.manifest.fingerprint,
+                    data_version=a.data_version,
+                )
+                for name, a in self.inputs.items()
+            },
+            files=files,
+            checks=checks,
+            metadata=self.metadata,
+            resolved=self.resolved,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(monotonic() - self.started, 2),
+            run_id=run_id,
+        )
+
+
+class Store:
+    """Artifacts on the local disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, asset: str, fingerprint: str) -> Path:
+        return self.root / asset / fingerprint
+
+    def find(self, asset: str, fingerprint: str) -> Artifact | None:
+        """Return the artifact, or None where there is no whole one.
+
+        Raises DamagedArtifact where a file is not what the manifest says.
+        """
+        folder = self.folder(asset, fingerprint)
+        manifest = _read_manifest(folder)
+        if manifest is None:
+            return None
+        if manifest.format != FORMAT:
+            logger.warning("%s: manifest format %s is not read", folder, manifest.format)
+            return None
+        artifact = Artifact(path=folder, manifest=manifest)
+        _verify_intact(artifact)
+        return artifact
+
+    def manifests(self, asset: str) -> list[Manifest]:
+        """Return the manifests of all artifacts of an asset, the newest first."""
+        folders = (self.root / asset).glob("*/" + MANIFEST)
+        found = [m for m in (_read_manifest(file.parent) for file in folders) if m is not None]
+        return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
+
+    @contextmanager
+    def draft(
+        self, asset: str, ingredients: Ingredients, inputs: Mapping[str, Artifact]
+    ) -> Iterator[Draft]:
+        """Open a folder for a new artifact; it is removed unless it was published.
+
+        Raises PipelineError with a remedy where the disk is full or cannot be written.
+        """
+        parent = self.root / asset
+        folder = parent / f"{ingredients.fingerprint}{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
+        try:
+            (folder / META).mkdir(parents=True)
+            yield Draft(asset, ingredients, inputs, folder)
+        except OSError as error:
+            raise explain_os_error(error, self.root) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, draft: Draft, checks: list[CheckResult], run_id: str) -> Artifact:
+        """Make a draft an artifact: sync its files, write the manifest, rename the folder."""
+        manifest = draft._manifest(_list_files(draft.path), checks, run_id)
+        for name in manifest.files:
+            _sync(draft.path / name)
+        _write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
+        final = self.folder(draft.asset, manifest.fingerprint)
+        if final.exists():
+            final.rename(final.with_name(f"{final.name}{REPLACED_MARK}{uuid.uuid4().hex[:8]}"))
+        draft.path.rename(final)
+        _sync(final.parent)
+        for replaced in final.parent.glob(f"{final.name}{REPLACED_MARK}*"):
+            shutil.rmtree(replaced, ignore_errors=True)
+        hash_files({name: final / name for name in manifest.files}, final / STAMP)
+        return Artifact(path=final, manifest=manifest)
+
+    def replace_checks(self, artifact: Artifact, checks: list[CheckResult]) -> Artifact:
+        """Store the results of checks that were recomputed because their version changed."""
+        manifest = artifact.manifest.model_copy(update={"checks": checks})
+        _write_json(artifact.path / MANIFEST, manifest.model_dump(mode="json"))
+        return Artifact(path=artifact.path, manifest=manifest)
+
+    @contextmanager
+    def lock(self, asset: str, fingerprint: str) -> Iterator[None]:
+        """Hold the right to build one fingerprint; the kernel frees it when this process ends.
+
+        What a killed process left for the same fingerprint is cleared away: a draft is removed,
+        a whole artifact that was about to be replaced is put back.
+        """
+        file = self.root / "locks" / f"{asset.replace('/', '.')}.{fingerprint}.lock"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = file.open("w", encoding="utf-8")
+        except OSError as error:
+            raise explain_os_error(error, self.root) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting: another process is building %s (%s)", asset, fingerprint)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            self._clear_leftovers(asset, fingerprint)
+            yield
+
+    def _clear_leftovers(self, asset: str, fingerprint: str) -> None:
+        final = self.folder(asset, fingerprint)
+        for replaced in final.parent.glob(f"{fingerprint}{REPLACED_MARK}*"):
+            if not final.exists():
+                replaced.rename(final)
+        for mark in (DRAFT_MARK, REPLACED_MARK):
+            for leftover in final.parent.glob(f"{fingerprint}{mark}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _list_files(folder: Path) -> dict[str, FileEntry]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, STAMP))
+    return {
+        p.relative_to(folder).as_posix(): FileEntry(sha256=hash_file(p), bytes=p.stat().st_size)
+        for p in files
+    }
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError:
+        logger.warning("%s: not a valid manifest; the artifact counts as absent", folder / MANIFEST)
+        return None
+
+
+def _verify_intact(artifact: Artifact) -> None:
+    """Raise DamagedArtifact where a file is not the one that the manifest lists."""
+    expected = artifact.manifest.files
+    files = {name: artifact.path / name for name in expected}
+    found = hash_files(files, artifact.path / STAMP)
+    for name, entry in expected.items():
+        if found.get(name) != entry.sha256:
+            recipe, _, asset = artifact.manifest.asset.rpartition("/")
+            option = f"--recipe {recipe} " if recipe else ""
+            raise DamagedArtifact(
+                f"{artifact.path / name}: damaged. Expected sha256 {entry.sha256}, found "
+                f"{found.get(name, 'no file')}. It is not used. Rebuild it: "
+                f"ft-pipeline run {option}--to {asset} --force {asset}"
+            )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    _sync(temporary)
+    temporary.rename(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""What a worker is asked to do: the resolved settings that the launcher writes as `config.json`.
+
+The launcher writes one of these and starts `python -m ft_pipeline.worker <task> --config …`; the
+worker parses it with the same class. So any step can be replayed by hand, without Dagster.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from ft_pipeline.recipe import BaseModelChoice, Generation, Tokens, Training
+from ft_pipeline.settings import Section
+
+
+class BaseModelTask(Section):
+    """Bring the base model into `output` (embedded, local) or the hub's cache (hub id)."""
+
+    name: ClassVar[str] = "base_model"
+    choice: BaseModelChoice
+    output: Path
+
+
+class TokensOutput(Section):
+    """One side to tokenize: a JSONL of examples to a folder."""
+
+    examples: Path
+    output: Path
+
+
+class TokensTask(Section):
+    """Render, tokenize and mask one or both sides."""
+
+    name: ClassVar[str] = "tokens"
+    base_model: Path = Field(description="Artifact of base_model.")
+    settings: Tokens
+    sides: dict[str, TokensOutput] = Field(description="By asset: train_tokens, val_tokens.")
+
+
+class TrainTask(Section):
+    """Train an adapter."""
+
+    name: ClassVar[str] = "train"
+    base_model: Path = Field(description="Artifact of base_model.")
+    train_tokens: Path = Field(description="Artifact of train_tokens.")
+    settings: Training
+    output: Path
+
+
+class EvaluatedModel(Section):
+    """One model to evaluate: the base, with an adapter or without."""
+
+    adapter: Path | None = Field(description="Artifact with a peft adapter; None: the base alone.")
+    output: Path
+
+
+class EvaluateTask(Section):
+    """Score and generate with one or more models on one loaded base."""
+
+    name: ClassVar[str] = "evaluate"
+    base_model: Path
+    val_set: Path = Field(description="JSONL of the validation side.")
+    val_tokens: Path = Field(description="Artifact of val_tokens.")
+    method: str = Field(description="`qlora` or `lora`: how the base was loaded in training.")
+    double_quantization: bool
+    generation: Generation
+    models: dict[str, EvaluatedModel] = Field(description="By asset.")
+
+
+WorkerTask = BaseModelTask | TokensTask | TrainTask | EvaluateTask
+TASKS: dict[str, type[BaseModelTask | TokensTask | TrainTask | EvaluateTask]] = {
+    task.name: task for task in (BaseModelTask, TokensTask, TrainTask, EvaluateTask)
+}

@@ -1,0 +1,170 @@
+"""The worker: `python -m ft_pipeline.worker <task> --config <run folder>/config.json`.
+
+Started by the launcher through Dagster Pipes, or by hand to repeat a step from its config.json.
+By hand, an output folder that is gone (it was published into the store) is made again below the
+run folder, and the result is printed. Exit codes: 0 done, 1 failed, 143 asked to leave.
+"""
+
+import argparse
+import fcntl
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+
+from ft_pipeline.errors import PipelineError, explain_os_error
+from ft_pipeline.settings import validate
+from ft_pipeline.tasks import TASKS, BaseModelTask, EvaluateTask, TokensTask, TrainTask, WorkerTask
+
+RUNNERS = {
+    BaseModelTask.name: "ft_pipeline.worker.base_model",
+    TokensTask.name: "ft_pipeline.worker.tokens",
+    TrainTask.name: "ft_pipeline.worker.train",
+    EvaluateTask.name: "ft_pipeline.worker.evaluate",
+}
+
+# Their warnings are about kernels that a CPU does not have, and would hide what matters.
+NOISY_LOGGERS = ("httpx", "torchao", "torch.utils._pytree", "bitsandbytes")
+
+logger = logging.getLogger("ft_pipeline.worker")
+
+
+def main() -> int:
+    """Parse the arguments, do the task, report; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ft_pipeline.worker", description=__doc__)
+    parser.add_argument("task", choices=sorted(TASKS))
+    parser.add_argument("--config", required=True, type=Path, help="config.json of a run folder")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _leave)
+    _leave_with_parent(os.getppid())
+    by_hand = not PipesEnvVarParamsLoader().is_dagster_pipes_process()
+    try:
+        task = _read_task(arguments.task, arguments.config)
+        if by_hand:
+            task = _redirect_output(task, arguments.config.parent / "output")
+            print(json.dumps(_run(task), indent=1, default=str))  # noqa: T201  (by hand)
+            return 0
+        with open_dagster_pipes() as pipes:
+            return _run_for_dagster(task, pipes)
+    except PipelineError as error:
+        logger.error("%s", error)
+        return 1
+
+
+def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
+    try:
+        pipes.report_custom_message({"report": _run(task)})
+    except PipelineError as error:
+        pipes.report_custom_message({"error": str(error)})
+        logger.error("%s", error)
+        return 1
+    except OSError as error:
+        explained = explain_os_error(error, _outputs(task)[0])
+        pipes.report_custom_message({"error": str(explained)})
+        logger.exception("%s", explained)
+        return 1
+    return 0
+
+
+def _run(task: WorkerTask) -> dict[str, Any]:
+    import torch
+
+    from ft_pipeline.worker.hardware import choose_device, choose_threads
+
+    torch.set_num_threads(choose_threads())
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if isinstance(task, TrainTask | EvaluateTask):
+        _hold_device(choose_device())
+    # Only what the task needs is imported; training chooses its imports itself (unsloth first).
+    return dict(importlib.import_module(RUNNERS[task.name]).run(task))
+
+
+def _read_task(name: str, config: Path) -> WorkerTask:
+    try:
+        data = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{config}: cannot be read as JSON: {error}.") from error
+    return validate(TASKS[name], data, str(config))
+
+
+def _outputs(task: WorkerTask) -> list[Path]:
+    if isinstance(task, TokensTask):
+        return [side.output for side in task.sides.values()]
+    if isinstance(task, EvaluateTask):
+        return [model.output for model in task.models.values()]
+    return [task.output]
+
+
+def _redirect_output(task: WorkerTask, folder: Path) -> WorkerTask:
+    """Point outputs that no longer exist below `folder`."""
+    if all(output.is_dir() for output in _outputs(task)):
+        return task
+    data = task.model_dump(mode="json")
+    if isinstance(task, TokensTask | EvaluateTask):
+        parts = data["sides" if isinstance(task, TokensTask) else "models"]
+        for asset, part in parts.items():
+            part["output"] = str(folder / asset)
+    else:
+        data["output"] = str(folder)
+    moved = validate(type(task), data, "config.json")
+    for output in _outputs(moved):
+        (output / "meta").mkdir(parents=True, exist_ok=True)
+    return moved
+
+
+def _hold_device(device: str) -> None:
+    """Take the machine's one place for heavy work and keep it until this group has ended.
+
+    The lock lies in a per-user folder, so that it also holds between shells and checkouts; the
+    kernel frees it when the last process that inherited it ends.
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    folder = base / f"ft_pipeline-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(descriptor, True)
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if not waiting:
+                owner = os.pread(descriptor, 64, 0).decode() or "unknown"
+                logger.info("waiting for the %s: process %s is using it", device, owner)
+                waiting = True
+            time.sleep(1)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def _leave(_sign: int, _frame: object) -> None:
+    logger.info("asked to leave")
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _leave_with_parent(parent: int) -> None:
+    """End this process soon after its parent has gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.killpg(0, signal.SIGTERM) if os.getpgrp() == os.getpid() else os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

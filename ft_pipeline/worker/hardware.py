@@ -1,0 +1,68 @@
+"""What this machine has, and what is chosen for it."""
+
+import os
+import resource
+import sys
+
+import torch
+
+from ft_pipeline.errors import PipelineError
+
+
+def choose_threads() -> int:
+    """Return the number of torch threads: FT_THREADS, else the cores that this process may use."""
+    named = os.environ.get("FT_THREADS")
+    if named:
+        if not named.isdigit() or int(named) < 1:
+            raise PipelineError(f"FT_THREADS is {named!r}; expected a whole number from 1.")
+        return int(named)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def choose_device() -> str:
+    """Return `cuda` where a GPU can be used, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_fast_bf16() -> bool:
+    """Whether bfloat16 is faster than float32: a GPU from Ampere on, a CPU with AMX.
+
+    AVX512-BF16 alone is not enough: measured at half the speed of fp32 (docs/decisions.md).
+    """
+    if choose_device() == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def choose_dtype(precision: str) -> torch.dtype:
+    """Return the compute dtype for a recipe's `precision`.
+
+    `auto`: bf16 where it is fast; else fp16 on a GPU, fp32 on a CPU.
+    Raises PipelineError for fp16 on a CPU, which has no fast half precision.
+    """
+    if precision == "auto":
+        on_gpu = choose_device() == "cuda"
+        return torch.bfloat16 if has_fast_bf16() else torch.float16 if on_gpu else torch.float32
+    if precision == "fp16" and choose_device() == "cpu":
+        raise PipelineError(
+            "training.precision: fp16 needs a GPU, and none was found. Use auto, bf16 or fp32."
+        )
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process in MB: of the GPU where one is used, else resident."""
+    if choose_device() == "cuda":
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux (getrusage(2))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def describe_hardware() -> dict[str, str | int]:
+    """Return what may differ between machines; goes into manifest and receipt."""
+    device = choose_device()
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,57 @@
+"""Loading the base model as it is trained on: in 4-bit NF4 (QLoRA) or in 16 bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.worker.base_model import locate_weights
+from ft_pipeline.worker.hardware import choose_device
+
+
+def load_tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base_model artifact, with a pad token that is not EOS if it can."""
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    base_model: Path, method: str, double_quantization: bool, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Load the weights of a base_model artifact.
+
+    `method` `qlora`: linear layers in NF4 (arXiv 2305.14314), computing in `dtype`; `lora`: all
+    in `dtype`. Raises PipelineError where the weights are missing or not readable.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": choose_device()}}
+    if method == "qlora":
+        options["quantization_config"] = quantization_config(double_quantization, dtype)
+    folder = locate_weights(base_model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise PipelineError(
+            f"base model in {folder} cannot be loaded ({type(error).__name__}: {error}). Expected "
+            "config.json and safetensors weights of a causal language model."
+        ) from error
+
+
+def quantization_config(double_quantization: bool, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 as in QLoRA, section 3."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quantization,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,196 @@
+"""What the model will see: assets `train_tokens` and `val_tokens`.
+
+Each example is rendered through the model's chat template, tokenized, and its prompt masked. One
+line of `tokens.jsonl` (labels −100 are not trained on):
+
+    {"example_id": "5f0a…", "task": "quiz_question",
+     "input_ids": [1, 9690, …, 2, 198], "labels": [-100, -100, …, 2, 198]}
+
+`meta/report.json` counts what the blocking checks look at.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.recipe import Tokens
+from ft_pipeline.tasks import TokensTask
+from ft_pipeline.worker.plots import plot_lengths
+
+TOKENS_FILE = "tokens.jsonl"
+REPORT_FILE = "meta/report.json"
+IGNORED = -100
+
+
+def run(task: TokensTask) -> dict[str, Any]:
+    """Tokenize each side of the task into its output folder; return metadata by asset."""
+    tokenizer = AutoTokenizer.from_pretrained(task.base_model)
+    reports = {}
+    for asset, side in task.sides.items():
+        examples = read_jsonl(side.examples)
+        kept, report = tokenize(examples, tokenizer, task.settings)
+        write_jsonl(side.output / TOKENS_FILE, kept)
+        text = json.dumps(report, indent=1)
+        (side.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        lengths = [len(record["input_ids"]) for record in kept]
+        plot_lengths(lengths, task.settings.max_length, side.output / "meta/lengths.png")
+        reports[asset] = {"metadata": report, "resolved": {}}
+    return reports
+
+
+def tokenize(
+    examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, settings: Tokens
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the token records that are kept, and the report over all.
+
+    Raises PipelineError where an example is too long and the recipe says `over_length: error`, or
+    where no example fits.
+    """
+    kept: list[dict[str, Any]] = []
+    too_long: list[str] = []
+    for example in examples:
+        record = tokenize_example(example, tokenizer)
+        if len(record["input_ids"]) > settings.max_length:
+            too_long.append(record["example_id"])
+            if settings.over_length != "truncate":
+                continue
+            record = _truncate(record, settings.max_length)
+            if all(label == IGNORED for label in record["labels"]):
+                continue
+        kept.append(record)
+    if too_long and settings.over_length == "error":
+        raise PipelineError(
+            f"tokens.over_length is `error`, and {len(too_long)} of {len(examples)} examples are "
+            f"longer than tokens.max_length {settings.max_length}; the first is {too_long[0]}. "
+            "Raise max_length, or choose `drop` or `truncate`."
+        )
+    if not kept:
+        shortest = min(len(tokenize_example(e, tokenizer)["input_ids"]) for e in examples)
+        raise PipelineError(
+            f"tokens.max_length {settings.max_length} is shorter than every one of the "
+            f"{len(examples)} examples; the shortest has {shortest} tokens. Raise "
+            "tokens.max_length in the recipe."
+        )
+    return kept, _report(kept, too_long, len(examples), tokenizer, settings)
+
+
+def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return one token record, the prompt's labels masked. Raises PipelineError where it forks."""
+    prompt, whole = render(tokenizer, example["prompt"], example["completion"])
+    if not whole.startswith(prompt):
+        raise PipelineError(
+            f"example {example['example_id']}: the chat template renders the prompt for training "
+            "otherwise than for generation, so the model would be trained on another prompt than "
+            "it is asked. The two differ after: "
+            f"{_common_prefix(prompt, whole)[-60:]!r}. Use a training template that agrees."
+        )
+    prompt_ids = encode(tokenizer, prompt)
+    completion_ids = encode(tokenizer, whole[len(prompt) :])
+    return {
+        "example_id": example["example_id"],
+        "task": example["task"],
+        "input_ids": prompt_ids + completion_ids,
+        "labels": [IGNORED] * len(prompt_ids) + completion_ids,
+    }
+
+
+def render(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[str, str]:
+    """Return the text that generation starts from, and the whole training text.
+
+    A tokenizer without a chat template gets the plain form: prompt, newline, completion, EOS.
+    """
+    if tokenizer.chat_template is None:
+        bos = tokenizer.bos_token or ""
+        return f"{bos}{prompt}\n", f"{bos}{prompt}\n{completion}{tokenizer.eos_token}"
+    user = {"role": "user", "content": prompt}
+    assistant = {"role": "assistant", "content": completion}
+    start = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([user, assistant], tokenize=False)
+    return str(start), str(whole)
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return the text that generation starts from."""
+    return render(tokenizer, prompt, "")[0]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenize rendered text; its special tokens are in the text already, none are added."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _truncate(record: dict[str, Any], max_length: int) -> dict[str, Any]:
+    """Cut the completion so that the record fits and still ends with its last tokens (EOS)."""
+    ids, labels = record["input_ids"], record["labels"]
+    tail = 2
+    return {
+        **record,
+        "input_ids": ids[: max_length - tail] + ids[-tail:],
+        "labels": labels[: max_length - tail] + labels[-tail:],
+    }
+
+
+def _report(
+    kept: list[dict[str, Any]],
+    too_long: list[str],
+    total: int,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Tokens,
+) -> dict[str, Any]:
+    lengths = sorted(len(record["input_ids"]) for record in kept)
+    trained = [sum(label != IGNORED for label in record["labels"]) for record in kept]
+    dropped = total - len(kept)
+    return {
+        "examples": total,
+        "kept": len(kept),
+        "dropped_too_long": dropped,
+        "truncated": len(too_long) - dropped,
+        "policy": settings.over_length,
+        "max_length": settings.max_length,
+        "tokens": sum(lengths),
+        "trained_tokens": sum(trained),
+        "p50": lengths[len(lengths) // 2],
+        "p95": lengths[int(len(lengths) * 0.95)],
+        "max": lengths[-1],
+        "without_eos_at_end": sum(not _ends_with_eos(r["labels"], tokenizer) for r in kept),
+        "without_trained_token": sum(count == 0 for count in trained),
+        "with_double_bos": sum(_has_double_bos(r["input_ids"], tokenizer) for r in kept),
+        "chat_template": tokenizer.chat_template is not None,
+        "eos_token": str(tokenizer.eos_token),
+    }
+
+
+def _ends_with_eos(labels: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the last trained token that is not white space is the generation's EOS.
+
+    ChatML ends a turn with `<|im_end|>` and a newline, which is trained too.
+    """
+    for label in reversed(labels):
+        if label == IGNORED:
+            return False
+        if label == tokenizer.eos_token_id:
+            return True
+        if str(tokenizer.decode([label])).strip():
+            return False
+    return False
+
+
+def _has_double_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and len(ids) > 1 and ids[0] == bos and ids[1] == bos
+
+
+def _common_prefix(first: str, second: str) -> str:
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return first[:index]
+    return first[: len(second)]
+
+
+def read_tokens(artifact: Path) -> list[dict[str, Any]]:
+    """Read the token records of a train_tokens or val_tokens artifact."""
+    return read_jsonl(artifact / TOKENS_FILE)
