@@ -1,0 +1,208 @@
+"""Real small things for tests: a random Llama, a tokenizer, a project that builds in seconds."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data" / "samples"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; there is none"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 0.2 M parameters and a BPE tokenizer with ChatML, as a model folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train([str(SAMPLES / "trivia.csv"), str(SAMPLES / "cot.jsonl")], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=800,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class TinyProject:
+    """A project folder whose default recipe trains the tiny model on a few sample rows."""
+
+    root: Path
+
+    @property
+    def store(self) -> Path:
+        return self.root / "data" / "artifacts"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FT_", "DAGSTER"))}
+        return kept | {
+            "FT_PROJECT": str(self.root),
+            "DAGSTER_HOME": str(self.root),
+            "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "ft_pipeline.definitions",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "200",
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def run(
+        self, *command: str, timeout: float = 600, **extra_env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's root, as a user of its environment would."""
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment | extra_env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def build(self, *arguments: str, **extra_env: str) -> dict[str, str]:
+        """`ft-pipeline run --json`; return `built` or `reused` by asset. Fails where it fails."""
+        done = self.run("ft-pipeline", "run", "--json", *arguments, **extra_env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {a["asset"]: a["outcome"] for a in json.loads(done.stdout)["assets"]}
+
+    def edit_recipe(self, change: Callable[[dict[str, Any]], None], name: str = "quiz") -> None:
+        file = self.root / "recipes" / f"{name}.yaml"
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        change(data)
+        file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+
+    def read_trivia(self) -> list[list[str]]:
+        with (self.root / "data/samples/trivia.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.reader(file))
+
+    def write_trivia(self, rows: list[list[str]]) -> None:
+        with (self.root / "data/samples/trivia.csv").open(
+            "w", encoding="utf-8", newline=""
+        ) as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+    def copy_to(self, target: Path) -> "TinyProject":
+        shutil.copytree(self.root, target)
+        return TinyProject(target)
+
+
+TINY_RECIPE: dict[str, Any] = {
+    "description": "A tiny random model on a few rows.",
+    "use_samples": True,
+    "examples": {
+        "inputs": [
+            {"source": "trivia", "parser": "trivia", "templates": ["quiz_question", "quiz_set"]},
+            {"source": "cot", "parser": "cot", "templates": ["chain_of_thought"]},
+        ],
+        "split": {"method": "hash", "validation_fraction": 0.2, "seed": 42},
+    },
+    "base_model": {"path": "model"},
+    "tokens": {"max_length": 512},
+    "training": {
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+        "learning_rate": 0.02,
+        "epochs": 3,
+        "batch_size": 8,
+        "gradient_accumulation": 1,
+    },
+    "evaluation": {"generation": {"prompts_per_task": 2, "max_new_tokens": 8}, "samples": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+    """A tiny project with an empty store. Copy it before changing it."""
+    root = tmp_path_factory.mktemp("fresh") / "project"
+    (root / "recipes").mkdir(parents=True)
+    (root / "data" / "samples").mkdir(parents=True)
+    shutil.copytree(tiny_model, root / "model")
+    for name in ("sources.yaml", "dagster.yaml"):
+        shutil.copy2(ROOT / name, root / name)
+    trivia = (SAMPLES / "trivia.csv").read_text(encoding="utf-8").splitlines()
+    cot = (SAMPLES / "cot.jsonl").read_text(encoding="utf-8").splitlines()
+    for name, lines in (("trivia.csv", trivia[:61]), ("cot.jsonl", cot[:25])):
+        (root / "data/samples" / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = yaml.safe_dump(TINY_RECIPE, sort_keys=False)
+    (root / "recipes" / "quiz.yaml").write_text(recipe, encoding="utf-8")
+    return TinyProject(root)
+
+
+@pytest.fixture(scope="session")
+def built_project(
+    fresh_project: TinyProject, tmp_path_factory: pytest.TempPathFactory
+) -> TinyProject:
+    """The tiny project with its whole chain built. Copy it before changing it."""
+    project = fresh_project.copy_to(tmp_path_factory.mktemp("built") / "project")
+    outcomes = project.build()
+    assert set(outcomes.values()) == {"built"}
+    return project
+
+
+@pytest.fixture
+def project(built_project: TinyProject, tmp_path: Path) -> TinyProject:
+    """A built project of the test's own."""
+    return built_project.copy_to(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, where FT_REAL_DATA names one."""
+    folder = os.environ.get("FT_REAL_DATA")
+    if not folder:
+        pytest.skip("FT_REAL_DATA does not name a folder with real data sets")
+    return Path(folder)
