@@ -320,9 +320,7 @@ class Chain:
         if not stored:
             return ("never built",)
         differences = [tuple(wanted.differences(manifest.ingredients)) for manifest in stored]
-        return min(differences, key=len) or (
-            "its manifest was removed or is not valid",
-        )
+        return min(differences, key=len) or ("its manifest was removed or is not valid",)
 
     def _revision(self, name: str) -> dict[str, str]:
         """What is asked for beyond the declared settings: the revision of outside content."""

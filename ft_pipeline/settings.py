@@ -33,6 +33,9 @@ class SettingsError(PipelineError):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
+MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice and reads `2e-4` as a number, as people write it."""
 
@@ -40,9 +43,13 @@ class _Loader(yaml.SafeLoader):
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == MERGE_TAG:  # `<<: *anchor`, which flatten_mapping resolves
+            continue
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem=f"a key is not a plain name (line {line})")
         key = loader.construct_object(key_node)
         if key in seen:
-            line = key_node.start_mark.line + 1
             raise yaml.MarkedYAMLError(problem=f"key `{key}` is given twice (line {line})")
         seen.add(key)
     loader.flatten_mapping(node)
@@ -59,7 +66,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     """Parse YAML text. `origin` names it in an error. Raises SettingsError."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         raise SettingsError(f"{origin}: not valid YAML: {error}") from error
 
 
@@ -101,24 +108,28 @@ def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...], origin: st
             node = _step_into(node, part, override, origin)
         value = parse_yaml(text, f"{origin}: override `{override}`")
         if isinstance(node, list):
-            _step_into(node, last, override, origin)
-            node[int(last)] = value
+            node[_position(node, last, override, origin)] = value
         else:
             node[last] = value
 
 
 def _step_into(node: Any, part: str, override: str, origin: str) -> Any:
     if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
-            raise SettingsError(
-                f"{origin}: override `{override}`: `{part}` is not a position in a list of "
-                f"{len(node)} (0 to {len(node) - 1})."
-            )
-        return node[int(part)]
-    child = node.setdefault(part, {})
+        child = node[_position(node, part, override, origin)]
+    else:
+        child = node.setdefault(part, {})
     if not isinstance(child, dict | list):
         raise SettingsError(f"{origin}: override `{override}`: `{part}` is a value, not a section.")
     return child
+
+
+def _position(node: list[Any], part: str, override: str, origin: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
+        raise SettingsError(
+            f"{origin}: override `{override}`: `{part}` is not a position in a list of "
+            f"{len(node)} (0 to {len(node) - 1})."
+        )
+    return int(part)
 
 
 def _explain(section: type[BaseModel], error: dict[str, Any], origin: str) -> str:

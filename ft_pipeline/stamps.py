@@ -4,6 +4,7 @@ A stamp file maps a name to `[size in bytes, mtime in ns, sha256]`. It is local 
 another machine, or after a copy, the times differ and the files are hashed again.
 """
 
+import contextlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -47,4 +48,5 @@ def _write(stamp_file: Path, stamps: Mapping[str, Stamp]) -> None:
         temporary.write_text(json.dumps(stamps), encoding="utf-8")
         temporary.rename(stamp_file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only file system even this is refused
+            temporary.unlink(missing_ok=True)

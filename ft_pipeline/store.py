@@ -198,7 +198,13 @@ class Store:
 
 
 def _list_files(folder: Path) -> dict[str, FileEntry]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, STAMP))
+    for name in (MANIFEST, STAMP):
+        if (folder / name).exists():
+            raise PipelineError(
+                f"{folder / name}: a content file has the name that the store keeps for its own "
+                "record. Rename it at its source."
+            )
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
         p.relative_to(folder).as_posix(): FileEntry(sha256=hash_file(p), bytes=p.stat().st_size)
         for p in files
@@ -233,7 +239,7 @@ def _verify_intact(artifact: Artifact) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     _sync(temporary)
     temporary.rename(path)

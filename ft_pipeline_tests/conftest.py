@@ -98,6 +98,8 @@ class TinyProject:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "200",
             "HF_HUB_OFFLINE": "1",
+            # The lock of the one training at a time is the user's; tests do not wait for him.
+            "XDG_RUNTIME_DIR": str(self.root),
         }
 
     def run(

@@ -181,6 +181,10 @@ def _recheck(
 def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:
     manifest = artifact.manifest
     metadata: dict[str, Any] = {
+        key: _metadata_value(artifact, value)
+        for key, value in {**manifest.metadata, **manifest.resolved}.items()
+    }
+    metadata |= {
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mb": round(artifact.bytes / 1e6, 3),
         "seconds": 0.0 if reused else manifest.seconds,
@@ -191,8 +195,6 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
     if reused:
         metadata["why_reused"] = "the store has an intact artifact with this fingerprint"
         metadata["seconds_saved"] = manifest.seconds
-    for key, value in {**manifest.metadata, **manifest.resolved}.items():
-        metadata[key] = _metadata_value(artifact, value)
     return dg.MaterializeResult(
         asset_key=asset_key(chain, name),
         metadata=metadata,

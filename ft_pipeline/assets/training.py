@@ -63,10 +63,10 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         task = TokensTask(base_model=base_model, settings=chain.recipe.tokens, sides=outputs)
         report = run_task(context, chain, task)
         for name, draft in drafts.items():
-            fill_from_report(draft, report[name])
             draft.metadata["dagster/row_count"] = report[name]["metadata"]["kept"]
             draft.metadata["dagster/column_schema"] = {"columns": TOKEN_COLUMNS}
             draft.metadata["lengths"] = {"picture": "meta/lengths.png"}
+            fill_from_report(draft, report[name])
 
     specs = {
         name: spec(
@@ -94,8 +94,9 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
             settings=settings,
             output=draft.path,
         )
-        fill_from_report(draft, run_task(context, chain, task))
+        report = run_task(context, chain, task)
         draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
+        fill_from_report(draft, report)
 
     described = spec(
         chain,

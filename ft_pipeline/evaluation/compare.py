@@ -38,7 +38,8 @@ def compare_models(
         answers[model] = read_jsonl(evaluation / "generations.jsonl")
         scored = [_score(model, a, references[a["example_id"]], metrics) for a in answers[model]]
         losses = read_jsonl(evaluation / "losses.jsonl")
-        loss = sum(r["loss"] for r in losses) / max(1, sum(r["tokens"] for r in losses))
+        tokens = sum(r["tokens"] for r in losses)
+        loss = sum(r["loss"] for r in losses) / tokens if tokens else math.nan
         summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         summary |= {n: v for n, v in summarize_scores(scored).items() if not math.isnan(v)}
         summary |= {"answers": len(scored), "finished_share": _finished(answers[model])}

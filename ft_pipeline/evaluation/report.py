@@ -1,7 +1,10 @@
 """The comparison as Markdown: a table of figures, and answers side by side."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_MARKUP = re.compile(r"[\\`*_~|\[\]]")
 
 ROWS = {
     "loss": ("completion loss (nats a token)", ".3f", "lower"),
@@ -68,6 +71,6 @@ def _render_sample(
 
 
 def _cell(text: str) -> str:
-    """Make a text fit for a Markdown table cell: no line breaks, no bars, no tags."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return escaped.replace("\n", "<br>")
+    """Make a text fit for a Markdown table cell, where it is shown as it is: no markup, no tags."""
+    escaped = _MARKUP.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return "<br>".join(escaped.splitlines())

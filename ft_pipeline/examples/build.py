@@ -103,6 +103,17 @@ def build_examples(
     account = RowAccount()
     for given in examples.inputs:
         _read_source(given, raw_files[given.source], identity[given.source], account)
+    _require_rows(account)
+    sides = assign_sides((row.group for row in account.usable), examples.split)
+    made = _render_all(examples.inputs, account, sides)
+    _drop_unused(account, made)
+    _require_rows(account)
+    return _write(made, account, sides, folder)
+
+
+def _require_rows(account: RowAccount) -> None:
+    if not account.read:
+        raise PipelineError("prompt_completions: the sources have no rows. Add some.")
     if not account.usable:
         reasons = Counter(r["reason"] for r in account.rejected)
         listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
@@ -110,36 +121,33 @@ def build_examples(
             f"prompt_completions: every one of the {account.read} rows was rejected: {listed}. "
             f"First: {account.rejected[0]}. Check the parser and the columns of the source."
         )
-    sides = assign_sides((row.group for row in account.usable), examples.split)
-    made = _render_all(examples.inputs, account, sides)
-    _drop_unused(account, made)
-    return _write(made, account, sides, folder)
 
 
 def _read_source(
     given: ExampleInput, raw: Mapping[str, Path], identity: tuple[str, ...], account: RowAccount
 ) -> None:
     source = given.source
-    seen: set[str] = set()
+    chosen: dict[str, UsableRow] = {}
     for row in read_rows(raw, source, identity, NEEDED_COLUMNS[given.parser]):
         account.read += 1
         if isinstance(row, Malformed):
             account.reject(None, source, row.file, row.line, "malformed_row")
             continue
         item = parse_row(given.parser, row)
-        if isinstance(item, Rejected):
-            reason = item.reason
-        elif row.row_id in seen:
-            reason = "duplicate"
-        elif not is_readable(item):
-            reason = "not_renderable"
-        else:
-            seen.add(row.row_id)
-            group = compute_group(item.question)
-            place = UsableRow(row.row_id, source, row.file, row.line, group, item)
-            account.usable.append(place)
+        if isinstance(item, Rejected) or not is_readable(item):
+            reason = item.reason if isinstance(item, Rejected) else "not_renderable"
+            account.reject(row.row_id, source, row.file, row.line, reason)
             continue
-        account.reject(row.row_id, source, row.file, row.line, reason)
+        group = compute_group(item.question)
+        found = UsableRow(row.row_id, source, row.file, row.line, group, item)
+        # Of duplicates that differ in other columns the same one is kept in any order of the rows.
+        kept, *dropped = sorted(
+            (r for r in (chosen.get(row.row_id), found) if r), key=lambda r: repr(r.item)
+        )
+        chosen[row.row_id] = kept
+        for other in dropped:
+            account.reject(other.row_id, source, other.file, other.line, "duplicate")
+    account.usable += chosen.values()
 
 
 def _render_all(
@@ -180,7 +188,7 @@ def _render_sets(
     rows: Iterable[UsableRow], sides: Mapping[str, Side], mean_size: int
 ) -> Iterable[Example]:
     shelves: dict[tuple[str, Side], list[tuple[str, UsableRow]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.row_id):  # whatever the order of the files
         if isinstance(row.item, Trivia):
             shelf = shelves.setdefault((row.item.category, sides[row.group]), [])
             shelf.append((row.group, row))

@@ -19,7 +19,7 @@ REASONS = {
     "missing_answer": "there is no correct answer",
     "answer_among_wrong_ones": "the correct answer is also an incorrect one",
     "too_few_options": "fewer than three distinct incorrect answers, or none for true/false",
-    "duplicate": "the same identity columns as an earlier row",
+    "duplicate": "the same identity columns as a row that is used",
     "not_renderable": "the rendered item does not read back as the same item",
     "too_few_for_a_set": "no other question of its category on its side, and sets only are asked",
 }
@@ -66,13 +66,13 @@ def parse_row(parser: str, row: Row) -> Trivia | Reasoning | Rejected:
 def parse_trivia(row: Row) -> Trivia | Rejected:
     """Parse a row in the columns of the Open Trivia Database."""
     values = row.values
-    question, correct = clean(values["question"]), clean(values["correct_answer"])
-    category, difficulty = clean(values["category"]), clean(values["difficulty"]).lower()
+    question, correct = clean(values.get("question")), clean(values.get("correct_answer"))
+    category, difficulty = clean(values.get("category")), clean(values.get("difficulty")).lower()
     if not (question and category and difficulty):
         return Rejected("empty_text")
     if not correct:
         return Rejected("missing_answer")
-    incorrect = tuple(clean(option) for option in parse_list(values["incorrect_answers"]))
+    incorrect = tuple(clean(option) for option in parse_list(values.get("incorrect_answers")))
     folded = {option.casefold() for option in incorrect if option}
     if correct.casefold() in folded:
         return Rejected("answer_among_wrong_ones")
@@ -84,9 +84,9 @@ def parse_trivia(row: Row) -> Trivia | Rejected:
 
 def parse_cot(row: Row) -> Reasoning | Rejected:
     """Parse a row in the columns of medical-o1-reasoning-SFT. Line breaks in thoughts are kept."""
-    question = clean_lines(row.values["Question"])
-    thoughts = clean_lines(row.values["Complex_CoT"])
-    response = clean_lines(row.values["Response"])
+    question = clean_lines(row.values.get("Question"))
+    thoughts = clean_lines(row.values.get("Complex_CoT"))
+    response = clean_lines(row.values.get("Response"))
     if not response:
         return Rejected("missing_answer")
     return (
@@ -97,14 +97,16 @@ def parse_cot(row: Row) -> Reasoning | Rejected:
 def parse_list(value: Any) -> list[str]:
     """Read a list of answers given as a list, as JSON, or as a Python literal."""
     if isinstance(value, list):
-        return [str(item) for item in value]
+        return ["" if item is None else str(item) for item in value]
     text = str(value).strip()
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
-        return [str(item) for item in found] if isinstance(found, list | tuple) else [str(found)]
+        if found is None:
+            return []
+        return parse_list(list(found) if isinstance(found, list | tuple) else [found])
     return []
 
 

@@ -11,6 +11,7 @@ import hashlib
 import html
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from typing import Any
 from ft_pipeline.errors import PipelineError, suggest
 
 csv.field_size_limit(64 * 1024 * 1024)
+
+# JSON can hold half a character ("\\ud83d", a cut emoji), which no UTF-8 file can.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Malformed:
 def clean(text: object) -> str:
     """Decode HTML entities once, normalise to NFC, collapse white space, strip."""
     decoded = unicodedata.normalize("NFC", html.unescape("" if text is None else str(text)))
-    return " ".join(decoded.split())
+    return " ".join(_HALF_CHARACTER.sub("\ufffd", decoded).split())
 
 
 def compute_row_id(source: str, values: dict[str, Any], identity: tuple[str, ...]) -> str:
@@ -52,7 +56,7 @@ def compute_row_id(source: str, values: dict[str, Any], identity: tuple[str, ...
     columns = identity or tuple(sorted(values))
     parts = [[column, _clean_value(values.get(column))] for column in columns]
     text = json.dumps([source, parts], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def read_rows(
@@ -113,7 +117,7 @@ def _read_jsonl(text: str, where: str) -> Records:
         if content.strip():
             try:
                 record = json.loads(content)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # not JSON, or a number or nesting without end
                 record = None
             yield line, record if isinstance(record, dict) else content
 
@@ -122,7 +126,7 @@ def _read_json(text: str, where: str) -> Records:
     """Read an array of objects, or an object that holds one under `results` or `data`."""
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and "\n{" in text.strip():
             yield from _read_jsonl(text, where)
             return

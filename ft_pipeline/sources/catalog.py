@@ -98,7 +98,7 @@ def _load_source(name: str, data: Any) -> AnySource:
             "and underscores, beginning with a letter."
         )
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise SettingsError(
             f"{origin}: kind: expected one of {', '.join(KINDS)} (found: {kind!r})."
             f"{suggest(str(kind), list(KINDS))}"

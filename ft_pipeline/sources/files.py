@@ -1,6 +1,9 @@
 """Files on this machine: which ones a source names, and copying them whole."""
 
+import errno
 import shutil
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
@@ -11,22 +14,38 @@ def list_local_files(declared: str, root: Path) -> dict[str, Path]:
 
     `declared` is absolute or relative to `root`. Raises PipelineError where nothing is found.
     """
-    path = Path(declared).expanduser()
-    path = path if path.is_absolute() else root / path
+    written = Path(declared).expanduser()
+    path = root / written
     if path.is_file():
         return {path.name: path}
-    if path.is_dir():
-        base, found = path, [p for p in path.rglob("*") if p.is_file()]
-    else:
-        base = _fixed_part(path)
-        found = [p for p in base.glob(str(path.relative_to(base))) if p.is_file()]
-    visible = sorted(p for p in found if not p.name.startswith("."))
-    if not visible:
+    base = path if path.is_dir() else root / _fixed_part(written)
+    pattern = path.relative_to(base).as_posix()
+    files = list_folder(base, "**/*" if pattern == "." else pattern)
+    if not files:
         raise PipelineError(
             f"{path}: no file found. Expected a file, a folder with files, or a glob pattern that "
             "matches some; paths in sources.yaml are relative to the project's root."
         )
-    return {p.relative_to(base).as_posix(): p for p in visible}
+    return files
+
+
+def list_folder(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
+    """Return the files below a folder by relative name, without hidden files and folders."""
+    found = {p.relative_to(folder): p for p in sorted(folder.glob(pattern)) if p.is_file()}
+    return {
+        name.as_posix(): path
+        for name, path in found.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def select_files(files: dict[str, Path], patterns: Iterable[str]) -> dict[str, Path]:
+    """Return the files whose name matches one of the patterns, as the hub's client matches them.
+
+    `*` matches across folders; `data/` means all files below `data`.
+    """
+    globs = [f"{p}*" if p.endswith("/") else p for p in patterns]
+    return {name: path for name, path in files.items() if any(fnmatch(name, g) for g in globs)}
 
 
 def copy_files(files: dict[str, Path], folder: Path) -> None:
@@ -35,6 +54,16 @@ def copy_files(files: dict[str, Path], folder: Path) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Say whether an error is about a file of this machine, not about the network.
+
+    The clients' network errors are OSErrors too, but carry neither a file name nor these numbers.
+    """
+    return isinstance(error, OSError) and (
+        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    )
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.sources.catalog import HuggingFaceSource
-from ft_pipeline.sources.files import copy_files, list_local_files
+from ft_pipeline.sources.files import copy_files, is_disk_error, list_folder, select_files
 
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co/settings/tokens"
 
@@ -43,22 +43,29 @@ def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) 
         )
     except Exception as error:
         raise _explain(name, source, error) from error
-    try:
-        files = list_local_files(path, folder)
-    except PipelineError as error:
+    # The cache's folder of a commit also holds what was fetched for other patterns.
+    files = select_files(list_folder(Path(path)), source.files)
+    if not files:
         raise PipelineError(
             f"source {name}: no file of huggingface:{source.id} at {revision[:7]} matches "
             f"{', '.join(source.files)}. Change `{name}.files` in sources.yaml."
-        ) from error
+        )
     copy_files(files, folder)
 
 
 def _explain(name: str, source: HuggingFaceSource, error: Exception) -> PipelineError:
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what the hub answered when the file was not in the cache
     status = getattr(getattr(error, "response", None), "status_code", None)
     kind = type(error).__name__
     if kind in ("GatedRepoError", "DisabledRepoError") or status in (401, 403):
         problem = f"refused access (HTTP {status})"
-        remedy = f"Accept the terms on its page if there are any, and log in: {LOGIN}"
+        remedy = (
+            f"Check `{name}.id` in sources.yaml (a data set that does not exist looks like a "
+            f"private one), accept the terms on its page if there are any, and log in: {LOGIN}"
+        )
     elif status == 404:
         problem = f"has no such data set or revision (HTTP 404, {kind})"
         remedy = (
@@ -66,9 +73,19 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
         )
     elif status == 429:
         problem, remedy = "asks to slow down (HTTP 429)", "Wait some minutes, then run again"
+    elif status is not None:
+        problem, remedy = f"answered HTTP {status}", "Wait some minutes, then run again"
+    elif isinstance(error, OfflineModeIsEnabled):
+        problem, remedy = "was not asked, because HF_HUB_OFFLINE is set", "Unset HF_HUB_OFFLINE"
+    elif is_disk_error(error):
+        problem = f"sent files that cannot be written to the hub's cache ({error})"
+        remedy = "Free some space, or set HF_HOME to a folder on a larger disk that is writable"
     else:
-        problem = f"could not be reached ({kind})"
-        remedy = f"Check the network and HF_ENDPOINT; where the data set needs an account, {LOGIN}"
+        problem = f"could not be reached, or the transfer broke off ({kind})"
+        remedy = (
+            "Check the network and HF_ENDPOINT and run again; where the data set needs an account, "
+            + LOGIN
+        )
     return PipelineError(
         f"source {name}: the Hugging Face hub {problem} for {source.id}. {remedy}. "
         "To work with the bundled sample instead, set `use_samples: true` in the recipe."

@@ -1,55 +1,71 @@
 """Kaggle data sets, through kagglehub and the official SDK that it is built on.
 
 Credentials are Kaggle's usual ones (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or
-~/.kaggle/kaggle.json) and are read by the library alone.
+~/.kaggle/kaggle.json) and are read by the library alone. What the library logs and prints goes to
+stderr: stdout belongs to `ft-pipeline run --json`.
 """
 
+import contextlib
+import os
+import sys
 import tempfile
-from fnmatch import fnmatch
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.sources.catalog import KaggleSource
-from ft_pipeline.sources.files import copy_files
+from ft_pipeline.sources.files import copy_files, is_disk_error, list_folder, select_files
 
 LOGIN = (
     "create a token on kaggle.com/settings and set KAGGLE_API_TOKEN (or KAGGLE_USERNAME and "
     "KAGGLE_KEY)"
 )
+SAMPLE = "To work with the bundled sample instead, set `use_samples: true` in the recipe."
 
 
 def resolve_version(name: str, source: KaggleSource) -> int:
     """Ask Kaggle for the newest version number of a data set. Raises PipelineError."""
-    from kagglehub.clients import build_kaggle_client
-    from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
-
-    request = ApiGetDatasetRequest()
-    request.owner_slug, request.dataset_slug = source.handle.split("/")
     try:
-        with build_kaggle_client() as client:
-            dataset = client.datasets.dataset_api_client.get_dataset(request)
+        with contextlib.redirect_stdout(sys.stderr):
+            from kagglehub.clients import build_kaggle_client
+            from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
+
+            request = ApiGetDatasetRequest()
+            request.owner_slug, request.dataset_slug = source.handle.split("/")
+            with build_kaggle_client() as client:
+                dataset = client.datasets.dataset_api_client.get_dataset(request)
     except Exception as error:
-        raise _explain(name, source, error) from error
-    return int(dataset.current_version_number)
+        raise _explain(name, source, error) from (None if _shows_login(error) else error)
+    version = int(dataset.current_version_number)
+    if version < 1:  # the client's default where the answer holds none
+        raise PipelineError(
+            f"source {name}: Kaggle names no version of {source.handle}; it may still be "
+            f"processing it. Run again later, or pin `{name}.version` in sources.yaml. {SAMPLE}"
+        )
+    return version
 
 
 def download(name: str, source: KaggleSource, revision: str, folder: Path) -> None:
     """Download the declared files of one version, unchanged, into `folder`.
 
-    Raises PipelineError with the remedy; a download that breaks off leaves nothing in `folder`.
+    Raises PipelineError with the remedy, and OSError where the disk is full or cannot be written;
+    a download that breaks off leaves nothing in `folder`.
     """
-    import kagglehub
-
-    with tempfile.TemporaryDirectory(prefix="ft-pipeline-kaggle-") as scratch:
+    folder.mkdir(parents=True, exist_ok=True)
+    # On the disk of `folder`: /tmp is often in memory, and archive and files need room.
+    with tempfile.TemporaryDirectory(prefix=".kaggle-", dir=folder) as scratch:
         try:
-            path = kagglehub.dataset_download(
-                f"{source.handle}/versions/{revision}", output_dir=scratch, force_download=True
-            )
+            with contextlib.redirect_stdout(sys.stderr):
+                import kagglehub
+
+                path = kagglehub.dataset_download(
+                    f"{source.handle}/versions/{revision}", output_dir=scratch, force_download=True
+                )
         except Exception as error:
-            raise _explain(name, source, error) from error
-        root = Path(path)
-        files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
-        wanted = {n: p for n, p in files.items() if any(fnmatch(n, g) for g in source.files)}
+            if is_disk_error(error) and not _shows_login(error):
+                raise
+            raise _explain(name, source, error) from (None if _shows_login(error) else error)
+        files = list_folder(Path(path))
+        wanted = select_files(files, source.files)
         if not wanted:
             raise PipelineError(
                 f"source {name}: no file of kaggle:{source.handle} matches "
@@ -59,23 +75,37 @@ def download(name: str, source: KaggleSource, revision: str, folder: Path) -> No
         copy_files(wanted, folder)
 
 
+def _shows_login(error: Exception) -> bool:
+    """Say whether an error quotes the login, as http.client does with a header it cannot send."""
+    secrets = (os.environ.get(name, "").strip() for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))
+    return any(secret and secret in str(error) for secret in secrets)
+
+
 def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError:
     import requests
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        problem, remedy = f"refused access (HTTP {status})", f"To log in, {LOGIN}"
+    kind = type(error).__name__
+    if _shows_login(error):
+        problem = f"was not asked, because the login cannot be sent ({kind})"
+        remedy = "Set KAGGLE_API_TOKEN to the token alone, without blanks or line breaks around it"
+    elif status in (401, 403):
+        problem = f"refused access (HTTP {status})"
+        remedy = (
+            f"Check `{name}.handle` in sources.yaml (a data set that does not exist can look like "
+            f"a private one), accept the terms on its page if there are any, and log in: {LOGIN}"
+        )
     elif status == 404:
         problem = "has no such data set or version (HTTP 404)"
         remedy = f"Check `{name}.handle` and `{name}.version` in sources.yaml"
     elif status == 429:
         problem, remedy = "asks to slow down (HTTP 429)", "Wait some minutes, then run again"
+    elif status is not None:
+        problem, remedy = f"answered HTTP {status}", "Wait some minutes, then run again"
     elif isinstance(error, requests.exceptions.RequestException):
-        problem = f"could not be reached ({type(error).__name__})"
-        remedy = f"Check the network; where the data set needs an account, {LOGIN}"
+        problem = f"could not be reached, or the transfer broke off ({kind})"
+        remedy = f"Check the network and run again; where the data set needs an account, {LOGIN}"
     else:
-        problem, remedy = f"failed ({type(error).__name__}: {error})", f"To log in, {LOGIN}"
-    return PipelineError(
-        f"source {name}: Kaggle {problem} for {source.handle}. {remedy}. "
-        "To work with the bundled sample instead, set `use_samples: true` in the recipe."
-    )
+        problem = f"gave no usable answer ({kind}: {error})"
+        remedy = f"Check the network and run again; if it is about credentials, {LOGIN}"
+    return PipelineError(f"source {name}: Kaggle {problem} for {source.handle}. {remedy}. {SAMPLE}")

@@ -27,7 +27,8 @@ from ft_pipeline.stamps import hash_files
 
 def describe_request(source: AnySource) -> dict[str, Any]:
     """Return the declared fields that decide which bytes are fetched."""
-    return source.model_dump(exclude={"description", "licence", "identity", "sample"})
+    # As JSON holds it: a tuple would never equal the list that was read back from the record.
+    return source.model_dump(mode="json", exclude={"description", "licence", "identity", "sample"})
 
 
 def read_revision(

@@ -58,9 +58,10 @@ def tokenize(
             too_long.append(record["example_id"])
             if settings.over_length != "truncate":
                 continue
-            record = _truncate(record, settings.max_length)
-            if all(label == IGNORED for label in record["labels"]):
+            shortened = _truncate(record, settings.max_length, int(tokenizer.eos_token_id))
+            if shortened is None:
                 continue
+            record = shortened
         kept.append(record)
     if too_long and settings.over_length == "error":
         raise PipelineError(
@@ -72,8 +73,8 @@ def tokenize(
         shortest = min(len(tokenize_example(e, tokenizer)["input_ids"]) for e in examples)
         raise PipelineError(
             f"tokens.max_length {settings.max_length} is shorter than every one of the "
-            f"{len(examples)} examples; the shortest has {shortest} tokens. Raise "
-            "tokens.max_length in the recipe."
+            f"{len(examples)} examples (or their prompts, where completions are cut); the shortest "
+            f"has {shortest} tokens. Raise tokens.max_length in the recipe."
         )
     return kept, _report(kept, too_long, len(examples), tokenizer, settings)
 
@@ -123,14 +124,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _truncate(record: dict[str, Any], max_length: int) -> dict[str, Any]:
-    """Cut the completion so that the record fits and still ends with its last tokens (EOS)."""
+def _truncate(record: dict[str, Any], max_length: int, eos_id: int) -> dict[str, Any] | None:
+    """Cut the completion so that the record fits and still ends as it did, with EOS.
+
+    None where prompt and end alone leave no room for a trained token between them.
+    """
     ids, labels = record["input_ids"], record["labels"]
-    tail = 2
+    end = labels[::-1].index(eos_id) + 1 if eos_id in labels else 0
+    if labels.count(IGNORED) + end >= max_length:
+        return None
+    kept = max_length - end
     return {
         **record,
-        "input_ids": ids[: max_length - tail] + ids[-tail:],
-        "labels": labels[: max_length - tail] + labels[-tail:],
+        "input_ids": ids[:kept] + ids[len(ids) - end :],
+        "labels": labels[:kept] + labels[len(labels) - end :],
     }
 
 

@@ -62,7 +62,8 @@ def run(task: TrainTask) -> dict[str, Any]:
         model, tokenizer = prepare_with_transformers(task.base_model, settings, dtype)
     initial = _copy_trainable(model)
     (task.output / "meta").mkdir(parents=True, exist_ok=True)
-    metrics = _train(model, tokenizer, records, settings, dtype, task.output / METRICS_FILE)
+    metrics_file = task.output / METRICS_FILE
+    metrics = _train(model, tokenizer, records, settings, dtype, initial, metrics_file)
     report = summarize(metrics, backend, settings, dtype)
     report["adapter_change"] = _measure_change(model, initial)
     report["trainable_parameters"] = sum(p.numel() for p in initial.values())
@@ -77,6 +78,7 @@ def _train(
     records: list[dict[str, Any]],
     settings: Training,
     dtype: torch.dtype,
+    initial: dict[str, torch.Tensor],
     metrics_file: Path,
 ) -> list[dict[str, Any]]:
     from datasets import Dataset
@@ -93,7 +95,7 @@ def _train(
             train_dataset=Dataset.from_dict(columns),
             args=_trainer_arguments(settings, dtype, scratch),
         )
-        _cast_trainable_to_fp32(model)
+        _restore_trainable(model, initial)
         trainer.remove_callback(PrinterCallback)
         callback = MetricsCallback(metrics_file)
         trainer.add_callback(callback)
@@ -142,15 +144,15 @@ def _trainer_arguments(settings: Training, dtype: torch.dtype, scratch: str) -> 
     )
 
 
-def _cast_trainable_to_fp32(model: Any) -> None:
-    """Undo trl's cast of the adapter to bf16, before the optimizer is made."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
-
-
 def _copy_trainable(model: Any) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    return {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _restore_trainable(model: Any, initial: dict[str, torch.Tensor]) -> None:
+    """Undo trl's rounding of the adapter to bf16 (QLoRA only), before the optimizer is made."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = initial[name].clone()
 
 
 def _measure_change(model: Any, initial: dict[str, torch.Tensor]) -> float:

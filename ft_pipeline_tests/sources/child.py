@@ -1,0 +1,37 @@
+"""Runs a source's real code in a process of its own, as clients read their settings at import.
+
+    python child.py '{"do": "fetch", "kind": "huggingface", "source": {...}, "revision": "…",
+                      "folder": "/tmp/x"}'
+
+prints {"result": …} or {"error": message, "shown": message with its causes}.
+"""
+
+import json
+import resource
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.catalog import KINDS
+from ft_pipeline.sources.upstream import fetch, resolve_revision
+
+
+def main(asked: dict[str, Any]) -> dict[str, Any]:
+    source = KINDS[asked["source"]["kind"]].model_validate(asked["source"])
+    folder = Path(asked["folder"])
+    if "largest_file" in asked:  # a disk that is full after so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest_file"],) * 2)
+    try:
+        if asked["do"] == "resolve":
+            return {"result": resolve_revision("quiz", source, folder, folder)}
+        fetch("quiz", source, asked["revision"], folder, folder, use_sample=False)
+    except (PipelineError, OSError) as error:
+        shown = "".join(traceback.format_exception(error))
+        return {"error": str(error), "type": type(error).__name__, "shown": shown}
+    return {"result": None}
+
+
+if __name__ == "__main__":
+    json.dump(main(json.loads(sys.argv[1])), sys.stdout)

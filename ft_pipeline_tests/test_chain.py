@@ -1,0 +1,407 @@
+"""Which field rebuilds which asset, the keys of assets, and what a missing input says.
+
+What `Chain.settings` returns is what an asset's fingerprint holds of the recipe, so the table below
+says for every field of a recipe which assets are built anew when it changes.
+"""
+
+import shutil
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from ft_pipeline.artifacts import CheckResult
+from ft_pipeline.chain import RULES, Chain, MissingInputs, load_chain, load_chains
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.project import Project
+from ft_pipeline.recipe import Recipe
+from ft_pipeline_tests.conftest import ROOT
+
+COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
+HUB_MODEL = f"base_model={{id: meta-llama/Llama-3.2-1B, revision: {COMMIT}}}"
+OTHER_REVISION = f"base_model={{id: meta-llama/Llama-3.2-1B, revision: {OTHER_COMMIT}}}"
+OTHER_ID = f"base_model={{id: meta-llama/Llama-3.2-3B, revision: {COMMIT}}}"
+
+RAW = {"raw_trivia", "raw_cot"}
+EXAMPLES = {"prompt_completions"}
+BASE = {"base_model"}
+TOKENS = {"train_tokens", "val_tokens"}
+MODEL = {"finetuned_model"}
+ANSWERS = {"base_evaluation", "finetuned_evaluation"}
+COMPARISON = {"evaluation"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one field, and the assets that read the field."""
+
+    after: tuple[str, ...]
+    assets: frozenset[str]
+    before: tuple[str, ...] = ()
+
+
+def change(value: str, assets: set[str], *more: str, before: tuple[str, ...] = ()) -> Change:
+    """`value` is the override that changes the field, `more` others that it cannot go without."""
+    return Change((value, *more), frozenset(assets), before)
+
+
+CHANGES: dict[str, Change] = {
+    "description": change("description=something else", set()),
+    "use_samples": change("use_samples=false", RAW),
+    "examples.inputs.0.source": change(
+        "examples.inputs.0.source=other", {"raw_trivia", "raw_other"} | EXAMPLES
+    ),
+    "examples.inputs.0.parser": change(
+        "examples.inputs.0.parser=cot", EXAMPLES, "examples.inputs.0.templates=[chain_of_thought]"
+    ),
+    "examples.inputs.0.templates": change("examples.inputs.0.templates=[quiz_set]", EXAMPLES),
+    "examples.inputs.0.set_size": change("examples.inputs.0.set_size=7", EXAMPLES),
+    "examples.split.method": change("examples.split.method=random", EXAMPLES),
+    "examples.split.validation_fraction": change(
+        "examples.split.validation_fraction=0.25", EXAMPLES
+    ),
+    "examples.split.seed": change("examples.split.seed=7", EXAMPLES),
+    "base_model.embedded": change("base_model={path: model}", BASE),
+    "base_model.id": change(OTHER_ID, BASE, before=(HUB_MODEL,)),
+    "base_model.revision": change(OTHER_REVISION, BASE, before=(HUB_MODEL,)),
+    "base_model.path": change(
+        "base_model={path: other}", BASE, before=("base_model={path: model}",)
+    ),
+    "tokens.max_length": change("tokens.max_length=77", TOKENS),
+    "tokens.over_length": change("tokens.over_length=error", TOKENS),
+    "training.backend": change("training.backend=transformers", MODEL),
+    "training.method": change("training.method=lora", MODEL | ANSWERS),
+    "training.double_quantization": change("training.double_quantization=false", MODEL | ANSWERS),
+    "training.lora.r": change("training.lora.r=3", MODEL),
+    "training.lora.alpha": change("training.lora.alpha=7", MODEL),
+    "training.lora.dropout": change("training.lora.dropout=0.35", MODEL),
+    "training.lora.bias": change("training.lora.bias=all", MODEL),
+    "training.lora.target_modules": change("training.lora.target_modules=[q_proj]", MODEL),
+    "training.learning_rate": change("training.learning_rate=7e-7", MODEL),
+    "training.epochs": change("training.epochs=7", MODEL),
+    "training.max_steps": change("training.max_steps=777", MODEL),
+    "training.batch_size": change("training.batch_size=7", MODEL),
+    "training.gradient_accumulation": change("training.gradient_accumulation=7", MODEL),
+    "training.weight_decay": change("training.weight_decay=0.7", MODEL),
+    "training.warmup_steps": change("training.warmup_steps=7", MODEL),
+    "training.schedule": change("training.schedule=cosine", MODEL),
+    "training.optimizer": change("training.optimizer=adamw_8bit", MODEL),
+    "training.max_grad_norm": change("training.max_grad_norm=0.7", MODEL),
+    "training.gradient_checkpointing": change("training.gradient_checkpointing=true", MODEL),
+    "training.precision": change("training.precision=fp16", MODEL),
+    "training.logging_steps": change("training.logging_steps=7", MODEL),
+    "training.seed": change("training.seed=7", MODEL),
+    "evaluation.generation.prompts_per_task": change(
+        "evaluation.generation.prompts_per_task=7", ANSWERS
+    ),
+    "evaluation.generation.max_new_tokens": change(
+        "evaluation.generation.max_new_tokens=7", ANSWERS
+    ),
+    "evaluation.generation.batch_size": change("evaluation.generation.batch_size=7", ANSWERS),
+    "evaluation.generation.temperature": change("evaluation.generation.temperature=0.7", ANSWERS),
+    "evaluation.generation.top_p": change("evaluation.generation.top_p=0.7", ANSWERS),
+    "evaluation.generation.seed": change("evaluation.generation.seed=7", ANSWERS),
+    "evaluation.metrics.answer_normalization": change(
+        "evaluation.metrics.answer_normalization=none", COMPARISON
+    ),
+    "evaluation.metrics.option_match": change("evaluation.metrics.option_match=exact", COMPARISON),
+    "evaluation.samples": change("evaluation.samples=7", COMPARISON),
+}
+
+
+def list_leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the path of every field that is no section; of a list of sections the first item's."""
+    for name, field in model.model_fields.items():
+        section, position = _find_section(field.annotation)
+        if section is None:
+            yield f"{path}{name}"
+        else:
+            yield from list_leaves(section, f"{path}{name}.{position}")
+
+
+def _find_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    for inner in typing.get_args(annotation):
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            return inner, "0."
+    return None, ""
+
+
+def read_leaf(recipe: Recipe, path: str) -> Any:
+    found: Any = recipe
+    for part in path.split("."):
+        found = found[int(part)] if part.isdecimal() else getattr(found, part)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The recipe `quiz`, its samples and a third source, over an empty store."""
+    root = tmp_path / "project"
+    (root / "recipes").mkdir(parents=True)
+    shutil.copy2(ROOT / "recipes" / "quiz.yaml", root / "recipes")
+    shutil.copytree(ROOT / "data" / "samples", root / "data" / "samples")
+    declared = yaml.safe_load((ROOT / "sources.yaml").read_text(encoding="utf-8"))
+    declared["other"] = {"kind": "files", "path": "other.csv", "sample": "data/samples/trivia.csv"}
+    (root / "sources.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
+    return Project(root, root / "data" / "artifacts")
+
+
+def add_recipe(project: Project, name: str, **changes: Any) -> None:
+    data = yaml.safe_load(project.recipe_file("quiz").read_text(encoding="utf-8"))
+    project.recipe_file(name).write_text(yaml.safe_dump(data | changes), encoding="utf-8")
+
+
+def read_settings(chain: Chain) -> dict[str, tuple[dict[str, Any], str]]:
+    return {name: (chain.settings(name), chain.code_version(name)) for name in chain.names}
+
+
+def find_changed(before: Chain, after: Chain) -> set[str]:
+    """Names of the assets that one chain alone has, or whose settings differ."""
+    old, new = read_settings(before), read_settings(after)
+    differing = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    by_version = {
+        name
+        for name in old.keys() | new.keys()
+        if old.get(name, ({}, ""))[1] != new.get(name, ({}, ""))[1]
+    }
+    assert differing == by_version, "Dagster's code version shows every change of the settings"
+    return differing
+
+
+def test_the_table_of_changes_has_every_field_of_a_recipe() -> None:
+    assert sorted(CHANGES) == sorted(list_leaves(Recipe))
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_changed_field_changes_exactly_the_assets_that_read_it(
+    project: Project, path: str
+) -> None:
+    given = CHANGES[path]
+    before = load_chain(project, "quiz", {"quiz": given.before})
+    after = load_chain(project, "quiz", {"quiz": (*given.before, *given.after)})
+    assert read_leaf(before.recipe, path) != read_leaf(after.recipe, path)
+    assert find_changed(before, after) == given.assets
+
+
+@pytest.mark.parametrize(
+    ("use_samples", "field", "value", "assets"),
+    [
+        (True, "description", "another", set()),
+        (True, "licence", "MIT", set()),
+        (True, "identity", ["question"], EXAMPLES),
+        (True, "sample", "data/samples/other.csv", {"raw_trivia"}),
+        (True, "files", ["*.json"], set()),
+        (False, "description", "another", set()),
+        (False, "licence", "MIT", set()),
+        (False, "identity", ["question"], EXAMPLES),
+        (False, "sample", "data/samples/other.csv", set()),
+        (False, "files", ["*.json"], {"raw_trivia"}),
+        (False, "handle", "somebody/else", {"raw_trivia"}),
+        (False, "version", 7, {"raw_trivia"}),
+    ],
+)
+def test_a_changed_source_changes_exactly_the_assets_that_read_it(
+    project: Project, use_samples: bool, field: str, value: object, assets: set[str]
+) -> None:
+    overrides = {"quiz": (f"use_samples={str(use_samples).lower()}",)}
+    before = load_chain(project, "quiz", overrides)
+    file = project.root / "sources.yaml"
+    declared = yaml.safe_load(file.read_text(encoding="utf-8"))
+    declared["trivia"][field] = value
+    file.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    assert find_changed(before, load_chain(project, "quiz", overrides)) == assets
+
+
+def test_the_default_recipe_has_plain_keys(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    assert [chain.asset(name) for name in chain.names] == ["raw_trivia", "raw_cot", *RULES]
+
+
+def test_another_recipe_has_its_prefix_and_shares_raw_sources_and_base_model(
+    project: Project,
+) -> None:
+    add_recipe(project, "other")
+    chain = load_chain(project, "other", {})
+    own = [name for name in RULES if name != "base_model"]
+    assert [chain.asset(name) for name in own] == [f"other/{name}" for name in own]
+    shared = ("raw_trivia", "raw_cot", "base_model")
+    assert [chain.asset(name) for name in shared] == list(shared)
+
+
+@pytest.mark.parametrize(
+    ("default", "other", "suffix"),
+    [
+        ("true", True, ""),
+        ("true", False, "_full"),
+        ("false", True, "_sample"),
+        ("false", False, ""),
+    ],
+)
+def test_a_raw_source_read_otherwise_than_by_the_default_has_a_key_of_its_own(
+    project: Project, default: str, other: bool, suffix: str
+) -> None:
+    add_recipe(project, "other", use_samples=other)
+    overrides = {"quiz": (f"use_samples={default}",)}
+    assert load_chain(project, "quiz", overrides).asset("raw_cot") == "raw_cot"
+    assert load_chain(project, "other", overrides).asset("raw_cot") == f"raw_cot{suffix}"
+
+
+def test_another_base_model_has_a_key_with_its_name_and_its_commit(project: Project) -> None:
+    keys = []
+    for name, commit in (("first", COMMIT), ("second", OTHER_COMMIT), ("third", COMMIT)):
+        add_recipe(project, name, base_model={"id": "meta-llama/Llama-3.2-1B", "revision": commit})
+        keys.append(load_chain(project, name, {}).asset("base_model"))
+    assert all(key.startswith("base_model_llama_3_2_1b_") for key in keys)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_every_asset_comes_after_its_inputs(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    for position, name in enumerate(chain.names):
+        assert set(chain.inputs(name)) <= set(chain.names[:position])
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("raw_cot", ["raw_cot"]),
+        ("base_model", ["base_model"]),
+        ("val_set", ["raw_trivia", "raw_cot", "prompt_completions", "val_set"]),
+        (
+            "finetuned_model",
+            ["raw_trivia", "raw_cot", "prompt_completions", "train_set", "base_model"]
+            + ["train_tokens", "finetuned_model"],
+        ),
+    ],
+)
+def test_upstream_is_what_an_asset_needs_in_the_order_of_the_chain(
+    project: Project, target: str, expected: list[str]
+) -> None:
+    assert list(load_chain(project, "quiz", {}).upstream(target)) == expected
+
+
+def test_the_evaluation_needs_the_whole_chain(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    assert chain.upstream("evaluation") == chain.names
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("finetund_model", "finetuned_model"), ("raw_trivai", "raw_trivia")]
+)
+def test_an_unknown_asset_is_answered_with_the_known_ones(
+    project: Project, name: str, near: str
+) -> None:
+    with pytest.raises(PipelineError) as caught:
+        load_chain(project, "quiz", {}).rule(name)
+    message = str(caught.value)
+    assert message.startswith(f"no asset `{name}` in recipe quiz. Its assets: raw_trivia, raw_cot,")
+    assert message.endswith(f"Did you mean `{near}`?")
+
+
+def test_overrides_of_an_unknown_recipe_are_refused(project: Project) -> None:
+    with pytest.raises(PipelineError, match=r"recipe quizz, which does not exist\. Known: quiz\."):
+        load_chains(project, {"quizz": ("training.epochs=1",)})
+
+
+def test_missing_inputs_are_named_with_the_command_that_builds_them(project: Project) -> None:
+    with pytest.raises(MissingInputs) as caught:
+        load_chain(project, "quiz", {}).request("prompt_completions")
+    message = str(caught.value)
+    assert message.startswith("prompt_completions: its inputs are not usable: ")
+    assert "raw_trivia is not in the store" in message
+    assert "raw_cot is not in the store" in message
+    assert "dagster asset materialize --select '+key:\"prompt_completions\"'" in message
+    assert message.endswith("ft-pipeline run --to prompt_completions")
+
+
+def test_missing_inputs_of_another_recipe_name_its_keys_and_its_option(project: Project) -> None:
+    add_recipe(project, "other")
+    with pytest.raises(MissingInputs) as caught:
+        load_chain(project, "other", {}).request("finetuned_model")
+    message = str(caught.value)
+    assert "other/train_tokens is not in the store" in message
+    assert "base_model is not in the store" in message
+    assert "'+key:\"other/finetuned_model\"'" in message
+    assert message.endswith("ft-pipeline run --recipe other --to finetuned_model")
+
+
+def test_a_source_that_was_never_resolved_is_named_with_the_command(project: Project) -> None:
+    chain = load_chain(project, "quiz", {"quiz": ("use_samples=false",)})
+    with pytest.raises(MissingInputs) as caught:
+        chain.request("raw_cot")
+    assert "the upstream revision of source cot was never resolved" in str(caught.value)
+    assert str(caught.value).endswith("ft-pipeline run --to raw_cot")
+
+
+def build_raw(chain: Chain, name: str, *checks: CheckResult) -> None:
+    request = chain.request(name)
+    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+        (draft.path / "rows.csv").write_text("a,b\n", encoding="utf-8")
+        chain.store.publish(draft, list(checks), run_id="a run")
+
+
+def failing(blocking: bool) -> CheckResult:
+    return CheckResult(
+        name="rows_have_text", version="1", passed=False, blocking=blocking, message="3 have none"
+    )
+
+
+def test_an_input_with_a_failed_blocking_check_is_refused_by_name(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    build_raw(chain, "raw_trivia", failing(blocking=True))
+    build_raw(chain, "raw_cot")
+    with pytest.raises(MissingInputs, match="raw_trivia failed its blocking check rows_have_text"):
+        chain.request("prompt_completions")
+    assert chain.find("prompt_completions") is None
+
+
+def test_an_input_with_a_failed_check_that_only_warns_is_used(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    build_raw(chain, "raw_trivia", failing(blocking=False))
+    build_raw(chain, "raw_cot")
+    assert set(chain.request("prompt_completions").inputs) == {"raw_trivia", "raw_cot"}
+
+
+def test_the_plan_says_what_is_fresh_and_why_the_rest_is_not(project: Project) -> None:
+    chain = load_chain(project, "quiz", {})
+    build_raw(chain, "raw_trivia")
+    build_raw(chain, "raw_cot", failing(blocking=True))
+    plan = {step.name: step for step in chain.plan("train_set")}
+    assert {name: step.state for name, step in plan.items()} == {
+        "raw_trivia": "fresh",
+        "raw_cot": "failed",
+        "prompt_completions": "stale",
+        "train_set": "stale",
+    }
+    assert plan["raw_cot"].why == ("blocking check rows_have_text failed: 3 have none",)
+    assert plan["prompt_completions"].why == ("follows raw_cot",)
+    assert plan["train_set"].why == ("follows prompt_completions",)
+
+
+def test_the_plan_names_the_setting_that_changed(project: Project) -> None:
+    before = load_chain(project, "quiz", {"quiz": ("base_model={path: model}",)})
+    for name in ("model", "other"):
+        (project.root / name).mkdir()
+        (project.root / name / "config.json").write_text("{}", encoding="utf-8")
+    build_raw(before, "base_model")
+    after = load_chain(project, "quiz", {"quiz": ("base_model={path: other}",)})
+    (step,) = after.plan("base_model")
+    assert step.state == "stale"
+    assert step.why == ("setting base_model.path: model → other",)
+
+
+def test_a_changed_file_of_a_local_base_model_asks_for_another_artifact(project: Project) -> None:
+    (project.root / "model").mkdir()
+    config = project.root / "model" / "config.json"
+    config.write_text("{}", encoding="utf-8")
+    chain = load_chain(project, "quiz", {"quiz": ("base_model={path: model}",)})
+    before = chain.request("base_model").ingredients.fingerprint
+    config.write_text('{"hidden_size": 64}', encoding="utf-8")
+    assert chain.request("base_model").ingredients.fingerprint != before

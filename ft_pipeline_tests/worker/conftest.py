@@ -1,0 +1,58 @@
+"""Worker inputs as files: a base model, tokens of a few examples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.examples.build import build_examples
+from ft_pipeline.examples.sides import write_side
+from ft_pipeline.recipe import BaseModelChoice, ExampleInput, Examples, Split, Tokens
+from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask
+from ft_pipeline_tests.conftest import SAMPLES
+
+
+@dataclass(frozen=True)
+class WorkerInputs:
+    """Folders as the artifacts of the chain have them."""
+
+    base_model: Path
+    examples: dict[str, Path]
+    train_tokens: Path
+    val_tokens: Path
+
+
+@pytest.fixture(scope="session")
+def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerInputs:
+    """Base model, examples and tokens made by the project's own code from sample rows."""
+    from ft_pipeline.worker import base_model, tokens
+
+    root = tmp_path_factory.mktemp("worker_inputs")
+    base = root / "base_model"
+    base.mkdir()
+    base_model.run(BaseModelTask(choice=BaseModelChoice(path=str(tiny_model)), output=base))
+    lines = (SAMPLES / "trivia.csv").read_text(encoding="utf-8").splitlines()
+    (root / "trivia.csv").write_text("\n".join(lines[:61]) + "\n", encoding="utf-8")
+    settings = Examples(
+        inputs=(
+            ExampleInput(source="trivia", parser="trivia", templates=("quiz_question", "quiz_set")),
+            ExampleInput(source="cot", parser="cot", templates=("chain_of_thought",)),
+        ),
+        split=Split(validation_fraction=0.2),
+    )
+    files = {
+        "trivia": {"trivia.csv": root / "trivia.csv"},
+        "cot": {"cot.jsonl": SAMPLES / "cot.jsonl"},
+    }
+    (root / "meta").mkdir()
+    build_examples(settings, files, {"trivia": (), "cot": ()}, root)
+    sides = {}
+    examples = {}
+    for side in ("train", "val"):
+        examples[side] = root / f"{side}_set.jsonl"
+        write_side(root / "examples.jsonl", side, examples[side])
+        output = root / f"{side}_tokens"
+        (output / "meta").mkdir(parents=True)
+        sides[f"{side}_tokens"] = TokensOutput(examples=examples[side], output=output)
+    tokens.run(TokensTask(base_model=base, settings=Tokens(max_length=512), sides=sides))
+    return WorkerInputs(base, examples, root / "train_tokens", root / "val_tokens")
