@@ -8,6 +8,7 @@ import dagster as dg
 from ft_pipeline.assets.build import asset_key
 from ft_pipeline.assets.evaluation import define_evaluation
 from ft_pipeline.assets.examples import define_examples
+from ft_pipeline.assets.executor import build_executor
 from ft_pipeline.assets.sources import define_sources
 from ft_pipeline.assets.training import define_training
 from ft_pipeline.chain import Chain, load_chains
@@ -28,7 +29,7 @@ def build_definitions(chains: list[Chain]) -> dg.Definitions:
         assets=list(assets.values()),
         jobs=[_build_job(chain) for chain in chains],
         # The heavy work is in the worker; a process for each step would cost 2 s a step.
-        executor=dg.in_process_executor,
+        executor=build_executor(chains[0].project.store),
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ def execute(
     import dagster as dg
 
     from ft_pipeline.assets.build import asset_key
+    from ft_pipeline.assets.executor import guard_run
     from ft_pipeline.definitions import defs
 
     if show_progress:
@@ -44,8 +46,11 @@ def execute(
     job = defs.resolve_job_def(f"build_{chain.name}")
     forced_keys = {asset_key(chain, name) for name in force}
     config["ops"] = {node: {"config": {"force": True}} for node in _nodes_of(job, forced_keys)}
-    with dg.DagsterInstance.get() as instance:
+    run_id = str(uuid.uuid4())
+    locks = chain.project.store / "locks"
+    with dg.DagsterInstance.get() as instance, guard_run(instance, run_id, locks):
         result = job.execute_in_process(
+            run_id=run_id,
             instance=instance,
             asset_selection=[asset_key(chain, name) for name in names],
             run_config=config,

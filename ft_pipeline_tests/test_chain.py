@@ -158,21 +158,16 @@ def add_recipe(project: Project, name: str, **changes: Any) -> None:
     project.recipe_file(name).write_text(yaml.safe_dump(data | changes), encoding="utf-8")
 
 
-def read_settings(chain: Chain) -> dict[str, tuple[dict[str, Any], str]]:
-    return {name: (chain.settings(name), chain.code_version(name)) for name in chain.names}
-
-
 def find_changed(before: Chain, after: Chain) -> set[str]:
     """Names of the assets that one chain alone has, or whose settings differ."""
-    old, new = read_settings(before), read_settings(after)
-    differing = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    by_version = {
-        name
-        for name in old.keys() | new.keys()
-        if old.get(name, ({}, ""))[1] != new.get(name, ({}, ""))[1]
-    }
-    assert differing == by_version, "Dagster's code version shows every change of the settings"
-    return differing
+    settings = _differing(*({n: c.settings(n) for n in c.names} for c in (before, after)))
+    versions = _differing(*({n: c.code_version(n) for n in c.names} for c in (before, after)))
+    assert settings == versions, "Dagster's code version shows each change of the settings"
+    return settings
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
 
 def test_the_table_of_changes_has_every_field_of_a_recipe() -> None:
@@ -276,8 +271,10 @@ def test_every_asset_comes_after_its_inputs(project: Project) -> None:
         ("val_set", ["raw_trivia", "raw_cot", "prompt_completions", "val_set"]),
         (
             "finetuned_model",
-            ["raw_trivia", "raw_cot", "prompt_completions", "train_set", "base_model"]
-            + ["train_tokens", "finetuned_model"],
+            [
+                *("raw_trivia", "raw_cot", "prompt_completions", "train_set"),
+                *("base_model", "train_tokens", "finetuned_model"),
+            ],
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.project import Project
@@ -321,6 +321,7 @@ def test_an_anchor_can_be_merged_and_a_key_of_it_replaced() -> None:
     assert parse_yaml(text, "here")["b"] == {"epochs": 3, "batch_size": 2}
 
 
+@settings(deadline=None)  # the machine is shared
 @given(st.text(alphabet="{}[]:,-&*<!?|>'\"#%\n ab01_.eE+~", max_size=24))
 def test_any_text_is_parsed_or_refused_with_its_origin(text: str) -> None:
     try:
@@ -341,6 +342,7 @@ ANY_DATA = st.recursive(
 )
 
 
+@settings(deadline=None)  # the machine is shared
 @given(ANY_DATA)
 def test_any_data_is_validated_or_refused_with_its_origin(data: Any) -> None:
     with pytest.raises(SettingsError, match=r"^recipes/x\.yaml: "):
@@ -439,6 +441,7 @@ def test_a_wrong_override_is_refused(tmp_path: Path, override: str, expected: st
     assert expected in str(caught.value)
 
 
+@settings(deadline=None)  # the machine is shared
 @given(
     st.lists(
         st.sampled_from(["examples", "inputs", "0", "templates", "training", "", "x", "²"]),

@@ -30,7 +30,8 @@ def resolve_commit(name: str, source: HuggingFaceSource) -> str:
 def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) -> None:
     """Download the declared files of one commit, unchanged, into `folder`.
 
-    Raises PipelineError with the remedy. An interrupted download is resumed by the hub's cache.
+    Raises PipelineError with the remedy. The client repairs a transfer that breaks off; after one
+    that failed, the next run fetches what the hub's cache does not hold whole.
     """
     from huggingface_hub import snapshot_download
 

@@ -106,6 +106,6 @@ def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError
         problem = f"could not be reached, or the transfer broke off ({kind})"
         remedy = f"Check the network and run again; where the data set needs an account, {LOGIN}"
     else:
-        problem = f"gave no usable answer ({kind}: {error})"
+        problem = f"gave no usable answer ({kind}: {' '.join(str(error).split())})"
         remedy = f"Check the network and run again; if it is about credentials, {LOGIN}"
     return PipelineError(f"source {name}: Kaggle {problem} for {source.handle}. {remedy}. {SAMPLE}")

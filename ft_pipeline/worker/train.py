@@ -201,7 +201,16 @@ def _save(model: Any, tokenizer: Any, task: TrainTask) -> None:
     config.base_model_name_or_path, config.revision = base["id"], base["revision"]
     model.save_pretrained(task.output, safe_serialization=True)
     tokenizer.save_pretrained(task.output)
+    _order_target_modules(task.output / "adapter_config.json")
     (task.output / "README.md").unlink(missing_ok=True)  # peft's model card template, unfilled
+
+
+def _order_target_modules(config_file: Path) -> None:
+    """Sort the modules, which peft keeps as a set: equal adapters get equal files."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):  # unsloth may write a pattern
+        config["target_modules"].sort()
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _loads_again(model: Any, folder: Path) -> bool:

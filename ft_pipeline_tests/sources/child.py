@@ -1,9 +1,10 @@
 """Runs a source's real code in a process of its own, as clients read their settings at import.
 
-    python child.py '{"do": "fetch", "kind": "huggingface", "source": {...}, "revision": "…",
-                      "folder": "/tmp/x"}'
+    python child.py '[{"do": "fetch", "source": {"kind": "huggingface", "id": "owner/quiz-set"},
+                       "revision": "0123…", "folder": "/tmp/raw"}]'
 
-prints {"result": …} or {"error": message, "shown": message with its causes}.
+prints an answer for each call: {"result": …} or {"error": its message, "type": its class,
+"shown": the message with its causes, as a traceback shows them}.
 """
 
 import json
@@ -18,7 +19,7 @@ from ft_pipeline.sources.catalog import KINDS
 from ft_pipeline.sources.upstream import fetch, resolve_revision
 
 
-def main(asked: dict[str, Any]) -> dict[str, Any]:
+def run(asked: dict[str, Any]) -> dict[str, Any]:
     source = KINDS[asked["source"]["kind"]].model_validate(asked["source"])
     folder = Path(asked["folder"])
     if "largest_file" in asked:  # a disk that is full after so many bytes
@@ -34,4 +35,4 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(main(json.loads(sys.argv[1])), sys.stdout)
+    json.dump([run(asked) for asked in json.loads(sys.argv[1])], sys.stdout)

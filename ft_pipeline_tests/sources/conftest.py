@@ -16,7 +16,7 @@ from ft_pipeline_tests.sources.hosts import TOKEN, Hub, Kaggle, serving
 CSV = b"question,answer\nHow many?,42\n" + b"Which one?,The other one\n" * 400
 FILES = {"a.csv": CSV, "sub/b.csv": b"question,answer\nWho?,Me\n", "readme.md": b"# Quiz\n"}
 
-RunChild = Callable[..., dict[str, Any]]
+RunChild = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -59,19 +59,19 @@ def hub(clean_environment: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hu
 
 @pytest.fixture
 def run_child() -> RunChild:
-    """Run child.py with the test's environment; its stdout must be its JSON and nothing else."""
+    """Run child.py in the test's environment; its stdout must be its answers and nothing else."""
 
-    def run(**asked: Any) -> dict[str, Any]:
+    def run(*calls: dict[str, Any]) -> list[dict[str, Any]]:
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("child.py"), json.dumps(asked, default=str)],
+            [sys.executable, Path(__file__).with_name("child.py"), json.dumps(calls, default=str)],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+        answers: list[dict[str, Any]] = json.loads(done.stdout)
+        return answers
 
     return run
 

@@ -19,6 +19,7 @@ from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, TOKEN, Hub, Reply, h
 SOURCE = {"kind": "huggingface", "id": HANDLE, "files": ["*.csv"]}
 CSV_FILES = {name: content for name, content in FILES.items() if name.endswith(".csv")}
 GATED = hub_error(403, "GatedRepo", "Access is restricted and you are not in the authorized list.")
+FORBIDDEN = hub_error(403, "", "This token cannot read it.")
 SLOW_DOWN = Reply(429, headers={"RateLimit": '"api";r=0;t=60'})
 SAMPLE_REMEDY = "set `use_samples: true` in the recipe"
 
@@ -39,13 +40,16 @@ def check_error(answer: dict[str, Any], *expected: str) -> None:
     assert TOKEN not in answer["shown"]
 
 
-@pytest.mark.parametrize("revision", [None, "main", "v1"])
-def test_commit_behind_a_revision(
-    hub: Hub, tmp_path: Path, run_child: RunChild, revision: str | None
-) -> None:
-    assert run_child(**resolve(tmp_path, revision=revision)) == {"result": COMMIT}
-    (request,) = hub.asked("/api/datasets/")
-    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+def test_commit_behind_a_revision(hub: Hub, tmp_path: Path, run_child: RunChild) -> None:
+    calls = [resolve(tmp_path, revision=revision) for revision in (None, "main", "v1")]
+    assert run_child(*calls) == [{"result": COMMIT}] * 3
+    requests = hub.asked("/api/datasets/")
+    assert [r.path.removeprefix(f"/api/datasets/{HANDLE}") for r in requests] == [
+        "",
+        "/revision/main",
+        "/revision/v1",
+    ]
+    assert {r.headers["Authorization"] for r in requests} == {f"Bearer {TOKEN}"}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_matching_files_arrive_with_equal_bytes(
     hub: Hub, tmp_path: Path, run_child: RunChild, patterns: list[str], expected: set[str]
 ) -> None:
     folder = tmp_path / "raw"
-    assert run_child(**fetch(folder, files=patterns)) == {"result": None}
+    assert run_child(fetch(folder, files=patterns)) == [{"result": None}]
     assert read_tree(folder) == {name: FILES[name] for name in expected}
     transferred = {seen.path.partition(f"{COMMIT}/")[2] for seen in hub.asked("/resolve/")}
     assert transferred == expected  # at that commit, and no other file
@@ -65,8 +69,8 @@ def test_matching_files_arrive_with_equal_bytes(
 def test_files_cached_for_other_patterns_stay_out(
     hub: Hub, tmp_path: Path, run_child: RunChild
 ) -> None:
-    run_child(**fetch(tmp_path / "all", files=["*"]))
-    assert run_child(**fetch(tmp_path / "raw", files=["a.*"])) == {"result": None}
+    calls = [fetch(tmp_path / "all", files=["*"]), fetch(tmp_path / "raw", files=["a.*"])]
+    assert run_child(*calls) == [{"result": None}] * 2
     assert read_tree(tmp_path / "raw") == {"a.csv": CSV}
 
 
@@ -74,20 +78,19 @@ def test_large_file_comes_from_the_cdn_without_the_login(
     hub: Hub, tmp_path: Path, run_child: RunChild
 ) -> None:
     hub.needs_login, hub.large = True, ("a.csv",)
-    assert run_child(**fetch(tmp_path / "raw")) == {"result": None}
+    assert run_child(fetch(tmp_path / "raw")) == [{"result": None}]
     assert read_tree(tmp_path / "raw") == CSV_FILES
     (request,) = hub.asked("/cdn/")
     assert "Authorization" not in request.headers
 
 
 def test_no_matching_file_is_an_error(hub: Hub, tmp_path: Path, run_child: RunChild) -> None:
-    answer = run_child(**fetch(tmp_path / "raw", files=["*.parquet"]))
+    (answer,) = run_child(fetch(tmp_path / "raw", files=["*.parquet"]))
     for text in ("source quiz:", f"{HANDLE} at {COMMIT[:7]}", "*.parquet", "`quiz.files`"):
         assert text in answer["error"]
     assert not (tmp_path / "raw").exists()
 
 
-@pytest.mark.parametrize("call", [resolve, fetch])
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
@@ -101,23 +104,22 @@ def test_no_matching_file_is_an_error(hub: Hub, tmp_path: Path, run_child: RunCh
     ids=["401", "gated", "404", "no revision", "429", "503"],
 )
 def test_a_refusal_says_what_happened_and_what_to_do(
-    hub: Hub, tmp_path: Path, run_child: RunChild, call: Any, failure: Reply, expected: list[str]
+    hub: Hub, tmp_path: Path, run_child: RunChild, failure: Reply, expected: list[str]
 ) -> None:
-    hub.failures["/api/datasets/"] = [failure]
-    check_error(run_child(**call(tmp_path / "raw")), *expected)
+    hub.failures["/api/datasets/"] = [failure, failure]
+    for answer in run_child(resolve(tmp_path / "store"), fetch(tmp_path / "raw")):
+        check_error(answer, *expected)
+    assert not (tmp_path / "store").exists()
     assert not (tmp_path / "raw").exists()
 
 
-@pytest.mark.parametrize(
-    ("failure", "expected"),
-    [(GATED, "HTTP 403"), (hub_error(403, "", "Not yours"), "HTTP 403")],
-    ids=["gated", "403"],
-)
+@pytest.mark.parametrize("failure", [GATED, FORBIDDEN], ids=["gated", "403"])
 def test_files_may_be_refused_where_their_list_is_not(
-    hub: Hub, tmp_path: Path, run_child: RunChild, failure: Reply, expected: str
+    hub: Hub, tmp_path: Path, run_child: RunChild, failure: Reply
 ) -> None:
-    hub.failures["/resolve/"] = [failure] * 9
-    check_error(run_child(**fetch(tmp_path / "raw")), expected, "accept the terms")
+    hub.failures["/resolve/"] = [failure] * len(CSV_FILES)
+    (answer,) = run_child(fetch(tmp_path / "raw"))
+    check_error(answer, "HTTP 403", "accept the terms")
     assert not (tmp_path / "raw").exists()
 
 
@@ -126,29 +128,29 @@ def test_a_wrong_token_is_refused_and_not_shown(
 ) -> None:
     hub.needs_login = True
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    answer = run_child(**resolve(tmp_path))
+    (answer,) = run_child(resolve(tmp_path))
     check_error(answer, "HTTP 401", "HF_TOKEN")
     assert "hf_another" not in answer["shown"]
 
 
-@pytest.mark.parametrize("call", [resolve, fetch])
 def test_an_unreachable_hub_is_named_as_such(
     hub: Hub,
     closed_port: int,
     tmp_path: Path,
     run_child: RunChild,
-    call: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
-    check_error(run_child(**call(tmp_path)), "could not be reached", "ConnectError", "HF_ENDPOINT")
+    for answer in run_child(resolve(tmp_path), fetch(tmp_path)):
+        check_error(answer, "could not be reached", "ConnectError", "HF_ENDPOINT")
 
 
 def test_offline_mode_is_named_as_such(
     hub: Hub, tmp_path: Path, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    check_error(run_child(**resolve(tmp_path)), "HF_HUB_OFFLINE")
+    for answer in run_child(resolve(tmp_path), fetch(tmp_path)):
+        check_error(answer, "Unset HF_HUB_OFFLINE")
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["resumed", "begun again"])
@@ -159,7 +161,7 @@ def test_a_transfer_that_breaks_off_is_repaired_by_the_client(
     hub.files["large.csv"] = content = bytes(range(256)) * (12 * 4096)
     hub.large, hub.ranges = ("large.csv",), ranges
     hub.failures["/cdn/"] = [Reply(body=content, sent=11 * 2**20)]
-    assert run_child(**fetch(tmp_path / "raw", files=["large.csv"])) == {"result": None}
+    assert run_child(fetch(tmp_path / "raw", files=["large.csv"])) == [{"result": None}]
     assert read_tree(tmp_path / "raw") == {"large.csv": content}
     first, second = hub.asked("/cdn/")
     assert "Range" not in first.headers
@@ -171,14 +173,16 @@ def test_a_transfer_that_fails_leaves_nothing_and_the_next_one_succeeds(
 ) -> None:
     hub.large = ("a.csv",)
     hub.failures["/cdn/"] = [Reply(body=CSV, sent=1000), Reply(500)]
-    check_error(run_child(**fetch(tmp_path / "raw")), "HTTP 500", "run again")
+    (answer,) = run_child(fetch(tmp_path / "raw"))
+    check_error(answer, "HTTP 500", "run again")
     assert not (tmp_path / "raw").exists()
-    assert run_child(**fetch(tmp_path / "raw")) == {"result": None}
+    assert run_child(fetch(tmp_path / "raw")) == [{"result": None}]
     assert read_tree(tmp_path / "raw") == CSV_FILES
 
 
 def test_a_full_disk_is_not_blamed_on_the_network(
     hub: Hub, tmp_path: Path, run_child: RunChild
 ) -> None:
-    answer = run_child(largest_file=2000, **fetch(tmp_path / "raw"))  # a.csv has 10 kB
+    call = fetch(tmp_path / "raw") | {"largest_file": 2000}  # a.csv has 10 kB
+    (answer,) = run_child(call)
     check_error(answer, "cannot be written to the hub's cache", "File too large", "HF_HOME")

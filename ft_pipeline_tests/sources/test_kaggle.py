@@ -196,6 +196,7 @@ def test_a_failed_transfer_leaves_nothing_and_the_next_one_succeeds(
     whole = {"body": kaggle.archive(), "headers": kaggle.storage_headers()}
     kaggle.failures["archive.zip"] = [Reply(**{**whole, **change})]
     folder = tmp_path / "raw"
+    folder.mkdir()
     with pytest.raises(PipelineError) as caught:
         download(SOURCE, folder)
     check_error(caught.value, expected, "run again")
@@ -208,13 +209,14 @@ def test_a_full_disk_is_not_blamed_on_kaggle(
     kaggle: Kaggle, tmp_path: Path, run_child: RunChild
 ) -> None:
     folder = tmp_path / "raw"
-    asked = {"source": SOURCE.model_dump(), "revision": "3", "folder": folder}
-    answer = run_child(do="fetch", largest_file=1000, **asked)  # a.csv has 10 kB
+    folder.mkdir()
+    call = {"do": "fetch", "source": SOURCE.model_dump(), "revision": "3", "folder": folder}
+    (answer,) = run_child({**call, "largest_file": 1000})  # a.csv has 10 kB
     assert answer["type"] == "OSError"  # the store explains it
     assert list(folder.iterdir()) == []
 
 
 def test_stdout_stays_clean_for_json(kaggle: Kaggle, tmp_path: Path, run_child: RunChild) -> None:
-    asked = {"source": SOURCE.model_dump(), "folder": tmp_path / "raw", "revision": "3"}
-    assert run_child(do="resolve", **asked) == {"result": "3"}
-    assert run_child(do="fetch", **asked) == {"result": None}
+    call = {"source": SOURCE.model_dump(), "folder": tmp_path / "raw", "revision": "3"}
+    answers = run_child({"do": "resolve", **call}, {"do": "fetch", **call})
+    assert answers == [{"result": "3"}, {"result": None}]

@@ -46,7 +46,7 @@ def test_resolved_revision_is_recorded_and_not_asked_for_again(
 
 def test_resolved_commit_is_recorded(hub: Hub, tmp_path: Path, run_child: RunChild) -> None:
     asked = {"do": "resolve", "source": HUGGING_FACE.model_dump(), "folder": tmp_path / "store"}
-    assert run_child(**asked) == {"result": COMMIT}
+    assert run_child(asked) == [{"result": COMMIT}]
     hub.seen.clear()
     assert read(HUGGING_FACE, tmp_path) == COMMIT
     assert hub.seen == []

@@ -45,9 +45,7 @@ def test_loss_is_the_models_own(base: Any, inputs: WorkerInputs) -> None:
         assert ours["loss"] / ours["tokens"] == pytest.approx(mean, rel=1e-4)
 
 
-def test_batched_answers_are_those_of_one_prompt_at_a_time(
-    base: Any, inputs: WorkerInputs
-) -> None:
+def test_batched_answers_are_those_of_one_prompt_at_a_time(base: Any, inputs: WorkerInputs) -> None:
     tokenizer = load_tokenizer(inputs.base_model)
     examples = choose_examples(read_jsonl(inputs.examples["val"]), per_task=3)
     together = answer(base, tokenizer, examples, Generation(max_new_tokens=12, batch_size=16))

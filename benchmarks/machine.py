@@ -1,0 +1,49 @@
+"""What every benchmark prints beside its figures: the machine and the versions."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("dagster", "torch", "transformers", "trl", "peft", "bitsandbytes", "duckdb")
+
+
+def describe() -> dict[str, Any]:
+    """Return processor, cores, load, Python and library versions."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def write(name: str, results: dict[str, Any]) -> None:
+    """Write results as JSON to benchmarks/results/ (not in git) and say where."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{name}.json"
+    text = json.dumps({"machine": describe(), **results}, indent=1)
+    target.write_text(text + "\n", encoding="utf-8")
+    print(f"\nwritten: {target}", file=sys.stderr)
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows as a Markdown table, the first as header."""
+    header, *rest = rows
+    print(f"| {' | '.join(header)} |")
+    print(f"|{'---|' * len(header)}")
+    for row in rest:
+        print(f"| {' | '.join(row)} |")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

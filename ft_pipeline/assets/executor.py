@@ -1,0 +1,87 @@
+"""The executor: Dagster's in-process one, after clearing away runs whose process is dead.
+
+A run that was killed (signal 9) keeps its slot in the pool `gpu` for ever where no daemon watches
+it, and the next run would wait for that slot. So every run holds a file lock, which the kernel
+frees with the process; whoever starts next marks the runs whose lock is free as failed.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+LOCK_PREFIX = "run."
+
+logger = logging.getLogger(__name__)
+
+
+class WatchedExecutor(dg.Executor):
+    """Dagster's in-process executor, holding the run's lock while it works."""
+
+    def __init__(self, inner: dg.Executor, locks: Path) -> None:
+        self._inner = inner
+        self._locks = locks
+
+    @property
+    def retries(self) -> Any:
+        return self._inner.retries
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
+        with guard_run(plan_context.instance, plan_context.run_id, self._locks):
+            yield from self._inner.execute(plan_context, execution_plan)
+
+
+def build_executor(store: Path) -> dg.ExecutorDefinition:
+    """Return the executor of this project; run locks lie in the store's `locks/`."""
+    in_process = dg.in_process_executor
+
+    @dg.executor(name="in_process", config_schema=in_process.config_schema)
+    def watched_in_process(init_context: dg.InitExecutorContext) -> dg.Executor:
+        create = in_process.executor_creation_fn
+        assert create is not None  # Dagster's own executor has one
+        return WatchedExecutor(create(init_context), store / "locks")
+
+    return watched_in_process
+
+
+@contextlib.contextmanager
+def guard_run(instance: dg.DagsterInstance, run_id: str, locks: Path) -> Iterator[None]:
+    """Mark dead runs of this instance as failed, then hold this run's lock."""
+    locks.mkdir(parents=True, exist_ok=True)
+    end_dead_runs(instance, locks)
+    file = locks / f"{LOCK_PREFIX}{run_id}"
+    created = file.with_name(f".{file.name}.{os.getpid()}")
+    with created.open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        created.rename(file)  # it appears locked
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def end_dead_runs(instance: dg.DagsterInstance, locks: Path) -> None:
+    """Mark each run whose lock nobody holds as failed and free its place in the pools."""
+    for file in locks.glob(f"{LOCK_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            _end_dead_run(instance, file.name.removeprefix(LOCK_PREFIX), file)
+
+
+def _end_dead_run(instance: dg.DagsterInstance, run_id: str, file: Path) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        return  # another instance's run; it clears its own
+    if not run.is_finished:
+        instance.report_run_failed(run, "Its process ended without a word (killed?).")
+        logger.warning("run %s is marked as failed: its process was killed", run_id)
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+    file.unlink(missing_ok=True)
