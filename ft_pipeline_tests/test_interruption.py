@@ -123,7 +123,10 @@ def test_cancel_in_the_ui_ends_the_worker(project: TinyProject) -> None:
     port = free_port()
     log = (project.root / "dev.log").open("wb")
     server = subprocess.Popen(
-        [*["dagster", "dev", "--host", "127.0.0.1", "-m", "ft_pipeline.definitions", "--port"], str(port)],
+        [
+            *["dagster", "dev", "--host", "127.0.0.1", "-m", "ft_pipeline.definitions", "--port"],
+            str(port),
+        ],
         cwd=project.root,
         env=project.environment | LONG,
         stdout=log,

@@ -40,7 +40,9 @@ def build_executor(store: Path) -> dg.ExecutorDefinition:
     """Return the executor of this project; run locks lie in the store's `locks/`."""
     in_process = dg.in_process_executor
 
-    @dg.executor(name="in_process", config_schema=in_process.config_schema)
+    @dg.executor(  # type: ignore[untyped-decorator,call-overload]
+        name="in_process", config_schema=in_process.config_schema
+    )
     def watched_in_process(init_context: dg.InitExecutorContext) -> dg.Executor:
         create = in_process.executor_creation_fn
         assert create is not None  # Dagster's own executor has one

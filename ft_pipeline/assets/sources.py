@@ -17,6 +17,7 @@ from ft_pipeline.assets.build import asset_key, define, spec
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.evaluation.report import markdown_cell
 from ft_pipeline.examples.parse import NEEDED_COLUMNS
 from ft_pipeline.examples.rows import Malformed, Row, read_rows
 from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
@@ -176,6 +177,4 @@ def preview_table(records: list[dict[str, Any]], width: int = 160) -> str:
 
 def _shorten(value: Any, width: int) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = text if len(text) <= width else text[: width - 1] + "…"
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return escaped.replace("\n", "<br>")
+    return markdown_cell(text if len(text) <= width else text[: width - 1] + "…")

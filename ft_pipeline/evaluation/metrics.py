@@ -41,11 +41,15 @@ def is_valid_item(item: QuizItem, option_match: str = "casefold") -> bool:
 
 
 def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
-    """Return the number of items asked for, found, and valid (at most the number asked for)."""
+    """Return the number of items asked for, found, and valid (at most the number asked for).
+
+    A question that is repeated counts once.
+    """
     match = _SET_SIZE.match(prompt)
     asked = int(match[1]) if match else 1
     items = parse_quiz_items(answer)
-    valid = sum(is_valid_item(item, metrics.option_match) for item in items)
+    valid_items = [item for item in items if is_valid_item(item, metrics.option_match)]
+    valid = len({item.question.casefold() for item in valid_items})
     return {"items_asked": asked, "items_found": len(items), "items_valid": min(valid, asked)}
 
 

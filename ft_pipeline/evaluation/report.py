@@ -62,15 +62,15 @@ def _render_sample(
     references: Mapping[str, str],
 ) -> str:
     example_id = asked["example_id"]
-    lines = [f"#### {asked['task']}", "", f"**Prompt:** {_cell(asked['prompt'])}", ""]
+    lines = [f"#### {asked['task']}", "", f"**Prompt:** {markdown_cell(asked['prompt'])}", ""]
     lines += [f"| {' | '.join([*models, 'reference'])} |", f"|{'---|' * (len(models) + 1)}"]
     texts = [by_id[m][example_id]["generation"] if example_id in by_id[m] else "" for m in models]
-    cells = [_cell(text) for text in (*texts, references[example_id])]
+    cells = [markdown_cell(text) for text in (*texts, references[example_id])]
     lines += [f"| {' | '.join(cells)} |", ""]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Make a text fit for a Markdown table cell, where it is shown as it is: no markup, no tags."""
     escaped = _MARKUP.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;"))
     return "<br>".join(escaped.splitlines())

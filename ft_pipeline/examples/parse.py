@@ -18,7 +18,7 @@ REASONS = {
     "empty_text": "a text that the prompt or completion needs is empty",
     "missing_answer": "there is no correct answer",
     "answer_among_wrong_ones": "the correct answer is also an incorrect one",
-    "too_few_options": "fewer than three distinct incorrect answers, or none for true/false",
+    "too_few_options": "fewer than three distinct incorrect answers, or not the other truth value",
     "duplicate": "the same identity columns as a row that is used",
     "not_renderable": "the rendered item does not read back as the same item",
     "too_few_for_a_set": "no other question of its category on its side, and sets only are asked",
@@ -76,8 +76,11 @@ def parse_trivia(row: Row) -> Trivia | Rejected:
     folded = {option.casefold() for option in incorrect if option}
     if correct.casefold() in folded:
         return Rejected("answer_among_wrong_ones")
-    needed = 1 if is_boolean(correct) else 3
-    if len(folded) < needed or len(folded) != len(incorrect):
+    if is_boolean(correct):
+        complete = folded == {"true", "false"} - {correct.casefold()}
+    else:
+        complete = len(folded) >= 3
+    if not complete or len(folded) != len(incorrect):
         return Rejected("too_few_options")
     return Trivia(question, correct, incorrect, category, difficulty)
 

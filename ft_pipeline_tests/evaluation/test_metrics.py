@@ -18,6 +18,7 @@ from ft_pipeline.recipe import Metrics
 ONE = "Generate a quiz question about Geography with easy difficulty."
 THREE = "Generate a set of 3 quiz questions about Geography with varying difficulty levels."
 VALID = "Question: Which?\nCorrect Answer: a\nIncorrect Options: b, c, d"
+FIVE = "\n\n".join(VALID.replace("Which", f"Which {n}") for n in range(5))
 INVALID = "Question: Which?\nCorrect Answer: a\nIncorrect Options: a, b, c"
 
 
@@ -72,7 +73,8 @@ def test_true_and_false_have_any_case_where_the_match_is_exact(answer: str) -> N
         pytest.param(ONE, "Paris", 1, 0, 0, id="one asked, none found"),
         pytest.param(ONE, f"{VALID}\n\n{VALID}", 1, 2, 1, id="one asked, two given"),
         pytest.param(THREE, f"{VALID}\n\n{INVALID}", 3, 2, 1, id="three asked, two given"),
-        pytest.param(THREE, "\n\n".join([VALID] * 5), 3, 5, 3, id="three asked, five given"),
+        pytest.param(THREE, FIVE, 3, 5, 3, id="three asked, five given"),
+        pytest.param(THREE, f"{VALID}\n\n{VALID}", 3, 2, 1, id="three asked, one repeated"),
         pytest.param(THREE, "", 3, 0, 0, id="three asked, no answer"),
     ],
 )
