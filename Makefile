@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt 
 	if command -v nvidia-smi > /dev/null; then \
 	  $(BIN)/pip install -q -c constraints.txt -e '.[unsloth]'; \
 	else \
-	  $(BIN)/pip install -q --no-deps -c constraints.txt unsloth unsloth_zoo && \
+	  $(BIN)/pip install -q --no-deps -c constraints.txt unsloth unsloth_zoo cut_cross_entropy && \
 	  $(BIN)/pip install -q -c constraints.txt -r requirements-unsloth-cpu.txt; \
 	fi
 	sh activate.sh $(VENV)

@@ -43,13 +43,14 @@ def is_valid_item(item: QuizItem, option_match: str = "casefold") -> bool:
 def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
     """Return the number of items asked for, found, and valid (at most the number asked for).
 
-    A question that is repeated counts once.
+    An item that is repeated (same question, same correct answer) counts once.
     """
     match = _SET_SIZE.match(prompt)
     asked = int(match[1]) if match else 1
     items = parse_quiz_items(answer)
     valid_items = [item for item in items if is_valid_item(item, metrics.option_match)]
-    valid = len({item.question.casefold() for item in valid_items})
+    distinct = {(i.question.casefold(), i.correct_answer.casefold()) for i in valid_items}
+    valid = len(distinct)
     return {"items_asked": asked, "items_found": len(items), "items_valid": min(valid, asked)}
 
 

@@ -1,6 +1,6 @@
 """Kaggle and the Hugging Face hub in small: HTTP servers on loopback that answer in their shape.
 
-Each holds one data set and keeps what it was asked:
+Each holds one data set (the hub: or model) and keeps what it was asked:
 
     kaggle.files = {"trivia.csv": b"question,..."}; kaggle.version = 3
     kaggle.failures["GetDataset"] = [Reply(429)]   # the next answers to it; then it works again
@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass
 class Host:
-    """What both hosts have: files of one data set, failures to come, requests that came."""
+    """What both hosts have: files of one repository, failures to come, requests that came."""
 
     files: dict[str, bytes]
     failures: dict[str, list[Reply]] = field(default_factory=dict)
@@ -109,8 +109,9 @@ class Kaggle(Host):
 
 @dataclass
 class Hub(Host):
-    """The hub's API of one data set, and its files: small ones here, `large` ones at the CDN."""
+    """The hub's API of one repository, and its files: small ones here, `large` ones at the CDN."""
 
+    kind: str = "datasets"  # or "models", whose files have no such prefix
     large: tuple[str, ...] = ()
     needs_login: bool = False
     ranges: bool = True
@@ -120,8 +121,9 @@ class Hub(Host):
         if path.startswith("/cdn/"):
             return self._file(path.removeprefix("/cdn/"), request)
         if self.needs_login and request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return hub_error(401, "GatedRepo", f"Access to dataset {HANDLE} is restricted.")
-        api, resolve = f"/api/datasets/{HANDLE}", f"/datasets/{HANDLE}/resolve/{COMMIT}/"
+            return hub_error(401, "GatedRepo", f"Access to {HANDLE} is restricted.")
+        prefix = "" if self.kind == "models" else f"/{self.kind}"
+        api, resolve = f"/api/{self.kind}/{HANDLE}", f"{prefix}/{HANDLE}/resolve/{COMMIT}/"
         if path in (api, f"{api}/revision/main", f"{api}/revision/v1", f"{api}/revision/{COMMIT}"):
             siblings = [{"rfilename": name} for name in self.files]
             return as_json({"id": HANDLE, "sha": COMMIT, "siblings": siblings})
