@@ -24,6 +24,10 @@ from ft_pipeline.store import DamagedArtifact, Store
 class MissingInputs(PipelineError):
     """Inputs that the store does not have, or has only with a failed blocking check."""
 
+    def __init__(self, message: str, failed_checks: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.failed_checks = failed_checks
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -42,7 +46,7 @@ def _dump(section: Any, *fields: str) -> dict[str, Any]:
 
 
 def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
-    return _dump(recipe.training, "method", "double_quantization")
+    return _dump(recipe.training, "method", "double_quantization", "precision")
 
 
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
@@ -198,6 +202,7 @@ class Chain:
 
     def upstream(self, name: str) -> tuple[str, ...]:
         """The asset and all that it needs, in the chain's order."""
+        self.rule(name)
         needed = {name}
         for candidate in reversed(self.names):
             if candidate in needed:
@@ -247,7 +252,20 @@ class Chain:
 
         Raises DamagedArtifact where it is damaged.
         """
-        return self._find(name, {})
+        try:
+            return self._find(name, {})
+        except MissingInputs:
+            return None
+
+    def lookup(self, name: str, request: Request) -> Artifact | None:
+        """Return the stored artifact of a request; DamagedArtifact names the remedy."""
+        try:
+            return self.store.find(request.asset, request.ingredients.fingerprint)
+        except DamagedArtifact as error:
+            raise DamagedArtifact(
+                f"{error} Rebuild it: ft-pipeline run{self._recipe_option} --to {name} "
+                f"--force {name}"
+            ) from error
 
     def plan(self, target: str | None = None) -> list[Step]:
         """Say for each asset (up to `target`) whether it is fresh, and why not."""
@@ -260,21 +278,27 @@ class Chain:
 
     def _request(self, name: str, known: dict[str, Artifact | None]) -> Request:
         inputs: dict[str, Artifact] = {}
-        problems: list[str] = []
+        missing: list[str] = []
+        failed: list[str] = []
         for given in self.inputs(name):
-            found = self._find(given, known)
+            try:
+                found = self._find(given, known)
+            except MissingInputs as error:
+                failed += error.failed_checks
+                found = None
             if found is None:
-                problems.append(
+                missing.append(
                     f"{self.asset(given)} is not in the store as this recipe asks for it"
                 )
                 continue
             inputs[given] = found
-            problems += [
+            failed += [
                 f"{self.asset(given)} failed its blocking check {check.name}: {check.message}"
                 for check in found.failed_checks
             ]
-        if problems:
-            raise MissingInputs(self._explain_missing(name, problems))
+        if missing or failed:
+            failed = list(dict.fromkeys(failed))
+            raise MissingInputs(self._explain_missing(name, failed + missing), tuple(failed))
         rule = self.rule(name)
         ingredients = Ingredients(
             code_version=rule.code_version,
@@ -286,12 +310,7 @@ class Chain:
 
     def _find(self, name: str, known: dict[str, Artifact | None]) -> Artifact | None:
         if name not in known:
-            try:
-                request = self._request(name, known)
-            except MissingInputs:
-                known[name] = None
-            else:
-                known[name] = self.store.find(request.asset, request.ingredients.fingerprint)
+            known[name] = self.lookup(name, self._request(name, known))
         return known[name]
 
     def _step(self, name: str, steps: dict[str, Step], known: dict[str, Artifact | None]) -> Step:

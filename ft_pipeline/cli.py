@@ -64,8 +64,13 @@ def run(
 ) -> None:
     """Build what changed of a recipe's chain and show the result."""
     chain = _load(recipe, overrides)
-    for name in (*([to] if to else []), *(force or [])):
+    names = chain.upstream(to) if to else chain.names
+    for name in force or []:
         chain.rule(name)
+        if name not in names:
+            raise PipelineError(
+                f"--force {name}: it is not among what --to {to} builds: {', '.join(names)}."
+            )
     if dry_run:
         console.show_plan(chain.plan(to), as_json, forced=tuple(force or ()))
         return

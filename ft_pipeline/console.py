@@ -1,6 +1,7 @@
 """What the command line shows: tables for people, JSON for programs."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ft_pipeline.execution import Outcome
 
 SHOWN_PROMPTS = 3
+# What a run does with an asset in each state; it stops at a failed check or a damaged file.
+ACTIONS = {"fresh": "reuse", "stale": "rebuild", "failed": "stop", "damaged": "stop"}
 
 _out = Console(highlight=False, soft_wrap=False)
 _err = Console(stderr=True, highlight=False)
@@ -39,7 +42,7 @@ def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()
     rows = [
         {
             "asset": step.asset,
-            "action": "rebuild" if step.state != "fresh" or step.name in forced else "reuse",
+            "action": "rebuild" if step.name in forced else ACTIONS[step.state],
             "why": ["forced"] if step.name in forced else list(step.why),
         }
         for step in steps
@@ -49,7 +52,7 @@ def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()
         return
     table = _table("asset", "action", "why")
     for row in rows:
-        color = "yellow" if row["action"] == "rebuild" else "green"
+        color = {"rebuild": "yellow", "reuse": "green"}.get(str(row["action"]), "red")
         why = "; ".join(row["why"]) or "nothing that it depends on has changed"
         table.add_row(escape(str(row["asset"])), f"[{color}]{row['action']}[/]", escape(why))
     _out.print(table)
@@ -118,8 +121,9 @@ def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
 
 
 def key_figure(name: str, artifact: Artifact) -> str:
-    """Return the one figure that people look for first."""
-    m = artifact.manifest.metadata
+    """Return the one figure that people look for first; "NaN" for one that was not a number."""
+    found = artifact.manifest.metadata
+    m: dict[str, Any] = {k: math.nan if v is None else v for k, v in found.items()}
     if name.startswith("raw_"):
         return f"{m['dagster/row_count']} rows, {m['revision'][:19]}"
     if name == "prompt_completions":

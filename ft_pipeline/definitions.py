@@ -29,7 +29,7 @@ def build_definitions(chains: list[Chain]) -> dg.Definitions:
         assets=list(assets.values()),
         jobs=[_build_job(chain) for chain in chains],
         # The heavy work is in the worker; a process for each step would cost 2 s a step.
-        executor=build_executor(chains[0].project.store),
+        executor=build_executor(),
     )
 
 

@@ -20,7 +20,9 @@ def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
 def explain_os_error(error: OSError, folder: Path) -> PipelineError:
     """Turn a failed write below `folder` into an error that says what to do about the disk."""
     where = Path(error.filename) if error.filename else folder
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno is None:  # raised by a library with a message of its own
+        return PipelineError(f"{type(error).__name__}: {error}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(_nearest_existing(folder)).free
         return PipelineError(
             f"{where}: no space left on the disk ({free / 1e6:.0f} MB free). Nothing was lost: "

@@ -45,10 +45,11 @@ def execute(
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     job = defs.resolve_job_def(f"build_{chain.name}")
     forced_keys = {asset_key(chain, name) for name in force}
-    config["ops"] = {node: {"config": {"force": True}} for node in _nodes_of(job, forced_keys)}
+    config["ops"] = {
+        node: {"config": {"force": list(force)}} for node in _nodes_of(job, forced_keys)
+    }
     run_id = str(uuid.uuid4())
-    locks = chain.project.store / "locks"
-    with dg.DagsterInstance.get() as instance, guard_run(instance, run_id, locks):
+    with dg.DagsterInstance.get() as instance, guard_run(instance, run_id):
         result = job.execute_in_process(
             run_id=run_id,
             instance=instance,
@@ -79,21 +80,19 @@ def _outcomes(result: "dg.ExecuteInProcessResult") -> dict[str, str]:
 def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
     """Return one message a failed check, and one a step that failed for another reason."""
     messages = []
-    failed_steps = set()
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.blocking:
             key = "/".join(evaluation.asset_key.path)
             messages.append(
                 f"{key}: blocking check {evaluation.check_name} failed: {evaluation.description}"
             )
-            failed_steps.add(key)
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             described = data.user_failure_data.description if data.user_failure_data else None
             if described:
                 messages.append(described)
-            elif not failed_steps and data.error is not None:
+            elif data.error is not None and data.error.cls_name != "DagsterAssetCheckFailedError":
                 messages.append(data.error.to_string())
     if not result.success and not messages:
         messages.append("the run failed; the Dagster UI has its log")

@@ -89,14 +89,15 @@ def run_in_group(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    with _reaper_of(process.pid):
-        tail: deque[str] = deque(maxlen=LAST_LINES)
-        assert process.stdout is not None
-        reader = threading.Thread(
-            target=_forward, args=(process.stdout, folder / "worker.log", tail), daemon=True
-        )
-        reader.start()
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    assert process.stdout is not None
+    reader = threading.Thread(
+        target=_forward, args=(process.stdout, folder / "worker.log", tail), daemon=True
+    )
+    with contextlib.ExitStack() as stack:
         try:
+            reader.start()
+            stack.enter_context(_reaper_of(process.pid))
             _wait(process)
         except BaseException:
             _ask_to_leave(process)

@@ -16,6 +16,7 @@ from ft_pipeline.settings import Section, SettingsError, apply_overrides, read_y
 
 TEMPLATES = {"trivia": ("quiz_question", "quiz_set"), "cot": ("chain_of_thought",)}
 
+STORE_FOLDERS = ("checkpoints", "locks", "promotions", "rows", "runs", "upstream")
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -276,6 +277,10 @@ def check_recipe_name(name: str) -> None:
         raise SettingsError(
             f"recipe name `{name}`: it becomes the prefix of asset keys; use lower-case letters, "
             "digits and underscores, beginning with a letter."
+        )
+    if name in STORE_FOLDERS:
+        raise SettingsError(
+            f"recipe name `{name}`: the store has a folder of that name for itself. Choose another."
         )
 
 

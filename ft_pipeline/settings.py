@@ -4,7 +4,7 @@ A wrong file is answered with one line an error: the file, the field's path, the
 values allowed and a near miss. For example:
 
     recipes/quiz.yaml: training.lora.alhpa: unknown key (found: 32).
-      Allowed here: r, alpha, dropout, target_modules, init. Did you mean `alpha`?
+      Allowed here: r, alpha, dropout, bias, target_modules. Did you mean `alpha`?
 """
 
 import re

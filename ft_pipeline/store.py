@@ -228,12 +228,9 @@ def _verify_intact(artifact: Artifact) -> None:
     found = hash_files(files, artifact.path / STAMP)
     for name, entry in expected.items():
         if found.get(name) != entry.sha256:
-            recipe, _, asset = artifact.manifest.asset.rpartition("/")
-            option = f"--recipe {recipe} " if recipe else ""
             raise DamagedArtifact(
                 f"{artifact.path / name}: damaged. Expected sha256 {entry.sha256}, found "
-                f"{found.get(name, 'no file')}. It is not used. Rebuild it: "
-                f"ft-pipeline run {option}--to {asset} --force {asset}"
+                f"{found.get(name, 'no file')}. It is not used."
             )
 
 

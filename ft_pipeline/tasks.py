@@ -18,6 +18,7 @@ class BaseModelTask(Section):
 
     name: ClassVar[str] = "base_model"
     choice: BaseModelChoice
+    folder: Path | None = Field(default=None, description="Where `choice.path` is, resolved.")
     output: Path
 
 
@@ -63,6 +64,7 @@ class EvaluateTask(Section):
     val_tokens: Path = Field(description="Artifact of val_tokens.")
     method: str = Field(description="`qlora` or `lora`: how the base was loaded in training.")
     double_quantization: bool
+    precision: str = Field(description="As in training; the base computes in the same dtype.")
     generation: Generation
     models: dict[str, EvaluatedModel] = Field(description="By asset.")
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_name("code_versions.json")
 # Modules that carry work but do not decide what comes out of it.
 WORK_PACKAGES = ("ft_pipeline.sources", "ft_pipeline.examples", "ft_pipeline.worker")
-WORK_PACKAGES += ("ft_pipeline.evaluation", "ft_pipeline.jsonl")
+WORK_PACKAGES += ("ft_pipeline.evaluation", "ft_pipeline.jsonl", "ft_pipeline.artifacts")
 
 
 def collect_modules(roots: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from ft_pipeline.chain import RULES, Chain, MissingInputs, load_chain, load_chai
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import Project
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.store import DamagedArtifact
 from ft_pipeline_tests.conftest import ROOT
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
@@ -93,7 +94,7 @@ CHANGES: dict[str, Change] = {
     "training.optimizer": change("training.optimizer=adamw_8bit", MODEL),
     "training.max_grad_norm": change("training.max_grad_norm=0.7", MODEL),
     "training.gradient_checkpointing": change("training.gradient_checkpointing=true", MODEL),
-    "training.precision": change("training.precision=fp16", MODEL),
+    "training.precision": change("training.precision=fp16", MODEL | ANSWERS),
     "training.logging_steps": change("training.logging_steps=7", MODEL),
     "training.seed": change("training.seed=7", MODEL),
     "evaluation.generation.prompts_per_task": change(
@@ -364,6 +365,29 @@ def test_an_input_with_a_failed_check_that_only_warns_is_used(project: Project) 
     build_raw(chain, "raw_trivia", failing(blocking=False))
     build_raw(chain, "raw_cot")
     assert set(chain.request("prompt_completions").inputs) == {"raw_trivia", "raw_cot"}
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "command"),
+    [
+        ("quiz", True, "ft-pipeline run --to raw_cot --force raw_cot"),
+        ("other", False, "ft-pipeline run --recipe other --to raw_cot --force raw_cot"),
+    ],
+)
+def test_a_damaged_artifact_is_named_with_the_command_that_rebuilds_it(
+    project: Project, name: str, samples: bool, command: str
+) -> None:
+    """The asset of the other recipe is called raw_cot_sample; the command takes recipe and name."""
+    if not samples:
+        add_recipe(project, "other")
+    overrides = {} if samples else {"quiz": ("use_samples=false",)}
+    chain = load_chain(project, name, overrides)
+    build_raw(chain, "raw_cot")
+    artifact = chain.find("raw_cot")
+    assert artifact is not None
+    next(iter(artifact.content.values())).write_text("other", encoding="utf-8")
+    with pytest.raises(DamagedArtifact, match=f"{command}$"):
+        chain.find("raw_cot")
 
 
 def test_the_plan_says_what_is_fresh_and_why_the_rest_is_not(project: Project) -> None:

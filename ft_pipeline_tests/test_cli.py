@@ -128,7 +128,7 @@ def without_weights(project: TinyProject) -> None:
             "prompt_completions",
             "the validation side of the split is empty",
         ),
-        (without_weights, "base_model", "has no *.safetensors"),
+        (without_weights, "base_model", "has no model*.safetensors"),
         (
             edited("base_model", path="nowhere"),
             "base_model",

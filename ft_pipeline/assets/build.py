@@ -25,14 +25,19 @@ GPU_POOL = "gpu"
 TRAINED_ASSETS = ("finetuned_model",)
 LARGEST_PICTURE = 100_000
 
+# The checks of every defined asset by key: what reads an artifact sees that they were made.
+CHECKS: dict[str, tuple[Check, ...]] = {}
+
 logger = logging.getLogger("ft_pipeline.progress")
 
 
 class BuildConfig(dg.Config):
     """Run configuration of every asset."""
 
-    force: bool = Field(
-        default=False, description="Build again even if the store has this artifact."
+    force: list[str] = Field(
+        default=[],
+        description="Names of assets to build again although the store has them, for example "
+        "[finetuned_model].",
     )
 
 
@@ -82,6 +87,8 @@ def define(
     `prepare` runs before the inputs are looked up.
     """
 
+    CHECKS.update({chain.asset(name): tuple(checks.get(name, ())) for name in specs})
+
     @dg.multi_asset(
         name="__".join(asset_key(chain, next(iter(specs))).path),
         specs=list(specs.values()),
@@ -120,19 +127,21 @@ def _materialize(
     names: Sequence[str],
     checks: Mapping[str, Sequence[Check]],
     work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
-    force: bool,
+    force: Sequence[str],
 ) -> Iterator[dg.MaterializeResult[Any]]:
     store = chain.store
     with contextlib.ExitStack() as stack:
         drafts: dict[str, Draft] = {}
         for name in names:
             start = monotonic()
+            _recheck_inputs(chain, name)
             request = chain.request(name)
-            fingerprint = request.ingredients.fingerprint
-            found = None if force else store.find(request.asset, fingerprint)
+            forced = name in force
+            found = None if forced else chain.lookup(name, request)
             if found is None:
+                fingerprint = request.ingredients.fingerprint
                 stack.enter_context(store.lock(request.asset, fingerprint))
-                found = None if force else store.find(request.asset, fingerprint)
+                found = None if forced else chain.lookup(name, request)
             if found is not None:
                 artifact = _recheck(chain, found, request, checks.get(name, ()))
                 logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
@@ -152,7 +161,11 @@ def _materialize(
 
 
 def _refuse_training(name: str, request: Request) -> None:
-    if name in TRAINED_ASSETS and os.environ.get("FT_NO_TRAIN") == "1":
+    if name in TRAINED_ASSETS and os.environ.get("FT_NO_TRAIN", "0").lower() not in (
+        "",
+        "0",
+        "false",
+    ):
         raise PipelineError(
             f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and the store has no artifact "
             f"{request.ingredients.fingerprint}. Train it where that is wanted and share the "
@@ -176,6 +189,14 @@ def _recheck(
     if results == artifact.manifest.checks:
         return artifact
     return chain.store.replace_checks(artifact, results)
+
+
+def _recheck_inputs(chain: Chain, name: str) -> None:
+    """Make the checks that an input has not had yet, so that a new one holds for what is stored."""
+    for given in chain.inputs(name):
+        artifact = chain.find(given)
+        if artifact is not None:
+            _recheck(chain, artifact, chain.request(given), CHECKS.get(chain.asset(given), ()))
 
 
 def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:

@@ -40,6 +40,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
             val_tokens=inputs["val_tokens"].path,
             method=chain.recipe.training.method,
             double_quantization=chain.recipe.training.double_quantization,
+            precision=chain.recipe.training.precision,
             generation=chain.recipe.evaluation.generation,
             models={name: _evaluated(name, draft) for name, draft in drafts.items()},
         )

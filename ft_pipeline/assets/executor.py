@@ -23,21 +23,20 @@ logger = logging.getLogger(__name__)
 class WatchedExecutor(dg.Executor):
     """Dagster's in-process executor, holding the run's lock while it works."""
 
-    def __init__(self, inner: dg.Executor, locks: Path) -> None:
+    def __init__(self, inner: dg.Executor) -> None:
         self._inner = inner
-        self._locks = locks
 
     @property
     def retries(self) -> Any:
         return self._inner.retries
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
-        with guard_run(plan_context.instance, plan_context.run_id, self._locks):
+        with guard_run(plan_context.instance, plan_context.run_id):
             yield from self._inner.execute(plan_context, execution_plan)
 
 
-def build_executor(store: Path) -> dg.ExecutorDefinition:
-    """Return the executor of this project; run locks lie in the store's `locks/`."""
+def build_executor() -> dg.ExecutorDefinition:
+    """Return the executor of this project."""
     in_process = dg.in_process_executor
 
     @dg.executor(  # type: ignore[untyped-decorator,call-overload]
@@ -46,14 +45,15 @@ def build_executor(store: Path) -> dg.ExecutorDefinition:
     def watched_in_process(init_context: dg.InitExecutorContext) -> dg.Executor:
         create = in_process.executor_creation_fn
         assert create is not None  # Dagster's own executor has one
-        return WatchedExecutor(create(init_context), store / "locks")
+        return WatchedExecutor(create(init_context))
 
     return watched_in_process
 
 
 @contextlib.contextmanager
-def guard_run(instance: dg.DagsterInstance, run_id: str, locks: Path) -> Iterator[None]:
-    """Mark dead runs of this instance as failed, then hold this run's lock."""
+def guard_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Mark dead runs of this instance as failed, then hold this run's lock beside its storage."""
+    locks = Path(instance.root_directory) / ".dagster" / "run_locks"
     locks.mkdir(parents=True, exist_ok=True)
     end_dead_runs(instance, locks)
     file = locks / f"{LOCK_PREFIX}{run_id}"

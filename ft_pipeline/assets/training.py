@@ -7,6 +7,7 @@ One line of `train_tokens/…/tokens.jsonl` (labels −100 are not trained on):
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
 
@@ -30,9 +31,8 @@ def _define_base_model(chain: Chain) -> dg.AssetsDefinition:
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         choice = chain.recipe.base_model
-        if choice.path:
-            choice = choice.model_copy(update={"path": str(chain.project.root / choice.path)})
-        task = BaseModelTask(choice=choice, output=drafts[name].path)
+        folder = chain.project.root / Path(choice.path).expanduser() if choice.path else None
+        task = BaseModelTask(choice=choice, folder=folder, output=drafts[name].path)
         fill_from_report(drafts[name], run_task(context, chain, task))
 
     choice = chain.recipe.base_model

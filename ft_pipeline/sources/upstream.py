@@ -9,6 +9,7 @@ fingerprints.
 """
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def resolve_revision(name: str, source: AnySource, root: Path, store: Path) -> s
     record = {"source": name, "asked": describe_request(source), "revision": revision}
     file = _record(name, store)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     temporary.rename(file)
     return revision

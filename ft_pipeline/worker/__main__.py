@@ -11,7 +11,9 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+from safetensors import SafetensorError
 
 from ft_pipeline.errors import PipelineError, explain_os_error
 from ft_pipeline.settings import validate
@@ -70,12 +73,20 @@ def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
         pipes.report_custom_message({"error": str(error)})
         logger.error("%s", error)
         return 1
-    except OSError as error:
-        explained = explain_os_error(error, _outputs(task)[0])
+    except (OSError, SafetensorError) as error:
+        explained = explain_os_error(_as_os_error(error), _outputs(task)[0])
         pipes.report_custom_message({"error": str(explained)})
         logger.exception("%s", explained)
         return 1
     return 0
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """Return the OSError inside; safetensors only has its number in the message."""
+    if isinstance(error, OSError):
+        return error
+    match = re.search(r"os error (\d+)", str(error))
+    return OSError(int(match[1]), str(error)) if match else OSError(str(error))
 
 
 def _run(task: WorkerTask) -> dict[str, Any]:
@@ -133,7 +144,14 @@ def _hold_device(device: str) -> None:
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     folder = base / f"ft_pipeline-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PipelineError(
+            f"{folder}: not a folder of this user; it holds the lock of the one training at a "
+            "time. Remove it, or set XDG_RUNTIME_DIR to a folder that is yours alone."
+        )
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(folder / f"{device}.lock", flags, 0o600)
     os.set_inheritable(descriptor, True)
     waiting = False
     while True:

@@ -83,7 +83,15 @@ def prepare_with_transformers(
 def prepare_with_unsloth(
     base_model: Path, settings: Training, dtype: torch.dtype, max_length: int
 ) -> tuple[Any, Any]:
-    """Return (model with adapter, tokenizer) through unsloth's FastLanguageModel."""
+    """Return (model with adapter, tokenizer) through unsloth's FastLanguageModel.
+
+    Raises PipelineError for `double_quantization: false`, which unsloth cannot do.
+    """
+    if settings.method == "qlora" and not settings.double_quantization:
+        raise PipelineError(
+            "training.double_quantization: unsloth always quantizes twice. Set it to true, or "
+            "training.backend to transformers."
+        )
     from unsloth import FastLanguageModel
 
     from ft_pipeline.worker.base_model import locate_weights

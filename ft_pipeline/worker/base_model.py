@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CANONICAL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE_FILE = "base.json"
 MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+NEEDED_FILES = ("config.json", "model*.safetensors", "tokenizer*")
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ def run(task: BaseModelTask) -> dict[str, Any]:
     if task.choice.embedded:
         base = convert_embedded(find_embedded(), task.output)
     elif task.choice.path:
-        base = copy_local(Path(task.choice.path), task.output)
+        folder = task.folder or Path(task.choice.path)
+        base = copy_local(folder, task.choice.path, task.output)
     else:
         base = download_from_hub(task.choice, task.output)
     text = json.dumps(base, indent=1, sort_keys=True)
@@ -102,52 +105,93 @@ def convert_embedded(gguf: Path, output: Path) -> dict[str, Any]:
     return {"id": CANONICAL_ID, "revision": None, "weights": ".", "source": source}
 
 
-def copy_local(folder: Path, output: Path) -> dict[str, Any]:
-    """Copy a local model folder. Raises PipelineError where it has no config or no safetensors."""
-    for pattern in ("config.json", "*.safetensors", "tokenizer*"):
-        if not any(folder.glob(pattern)):
-            raise PipelineError(
-                f"base_model.path: {folder} has no {pattern}. Expected a folder that "
-                "`save_pretrained` wrote for model and tokenizer, with safetensors weights "
-                "(pickled .bin weights are not read)."
-            )
-    for pattern in MODEL_FILES:
-        for file in folder.glob(pattern):
-            shutil.copyfile(file, output / file.name)
-    return {"id": str(folder), "revision": None, "weights": ".", "source": f"folder {folder}"}
+def copy_local(folder: Path, declared: str, output: Path) -> dict[str, Any]:
+    """Copy a local model folder; its id is the path as the recipe declares it.
+
+    Raises PipelineError where it has no config or no safetensors.
+    """
+    check_files(folder, f"base_model.path: {folder}")
+    for file in list_model_files(folder):
+        shutil.copyfile(file, output / file.name)
+    return {"id": declared, "revision": None, "weights": ".", "source": f"folder {declared}"}
 
 
 def download_from_hub(choice: BaseModelChoice, output: Path) -> dict[str, Any]:
     """Download a hub model's files at its commit into the Hugging Face cache."""
-    from huggingface_hub import snapshot_download
-    from transformers import AutoTokenizer
+    named = f"{choice.id} at {choice.revision}"
+    folder = download_snapshot(str(choice.id), str(choice.revision))
+    check_files(folder, f"base_model: {named}")
+    from transformers import AutoTokenizer  # after the refusals: its import takes seconds
 
-    try:
-        folder = Path(
-            snapshot_download(
-                str(choice.id), revision=choice.revision, allow_patterns=list(MODEL_FILES)
-            )
-        )
-    except Exception as error:
-        raise PipelineError(
-            f"base_model: {choice.id} at {choice.revision} could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Check the network and the "
-            "id; for a gated model accept its terms on its page and log in with `hf auth login` "
-            "or HF_TOKEN."
-        ) from error
-    if not any(folder.glob("*.safetensors")):
-        raise PipelineError(
-            f"base_model: {choice.id} at {choice.revision} has no safetensors weights; pickled "
-            "weights are not read."
-        )
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
     return {
         "id": choice.id,
         "revision": choice.revision,
         "weights": "cache",
-        "source": f"Hugging Face hub: {choice.id} at {choice.revision}",
-        "files": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
+        "source": f"Hugging Face hub: {named}",
+        "files": {file.name: hash_file(file) for file in list_model_files(folder)},
     }
+
+
+def download_snapshot(model: str, revision: str) -> Path:
+    """Return the cache's folder of a commit, what it lacks downloaded. Raises PipelineError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except Exception as error:
+        raise explain_download(f"{model} at {revision}", error) from error
+
+
+def explain_download(named: str, error: Exception) -> PipelineError:
+    """Turn the client's error into one that says what happened and what to do."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what the hub answered when the file was not in the cache
+    kind = type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        problem = f"access was refused (HTTP {status}, {kind})"
+        remedy = (
+            "Check `base_model.id` (a model that does not exist looks like a private one); for a "
+            "gated model accept the terms on its page; log in with `hf auth login` or HF_TOKEN."
+        )
+    elif status == 404:
+        problem = f"the hub has no such model or commit (HTTP 404, {kind})"
+        remedy = (
+            "Check `base_model.id` and `base_model.revision` in the recipe; for a private model "
+            "log in with `hf auth login` or HF_TOKEN."
+        )
+    elif status is not None:
+        problem, remedy = f"the hub answered HTTP {status}", "Wait some minutes, then run again."
+    elif isinstance(error, OfflineModeIsEnabled):
+        problem = "not all its files are in the cache, and HF_HUB_OFFLINE is set"
+        remedy = "Unset HF_HUB_OFFLINE, or set HF_HOME to the cache that has them."
+    elif isinstance(error, OSError) and error.errno:  # the client's network errors have no errno
+        problem = f"the Hugging Face cache cannot be written ({error})"
+        remedy = "Free some space, or set HF_HOME to a folder on a larger disk that is writable."
+    else:
+        problem = f"the hub could not be reached, or the transfer broke off ({kind})"
+        remedy = "Check the network and HF_ENDPOINT, then run again."
+    return PipelineError(f"base_model: {named} could not be downloaded: {problem}. {remedy}")
+
+
+def check_files(folder: Path, named: str) -> None:
+    """Raise PipelineError where a model folder lacks config, safetensors weights or tokenizer."""
+    for pattern in NEEDED_FILES:
+        if not any(folder.glob(pattern)):
+            raise PipelineError(
+                f"{named} has no {pattern}. Expected what `save_pretrained` writes for model and "
+                "tokenizer, with safetensors weights (pickled .bin weights are not read). Choose "
+                "another model or commit, or save this one again with safetensors."
+            )
+
+
+def list_model_files(folder: Path) -> list[Path]:
+    """Return a model folder's own files; the hub's cache may hold others, of other programs."""
+    files = (file for file in sorted(folder.iterdir()) if file.is_file())
+    return [file for file in files if any(fnmatch(file.name, p) for p in MODEL_FILES)]
 
 
 def read_base(artifact: Path) -> dict[str, Any]:
@@ -158,20 +202,26 @@ def read_base(artifact: Path) -> dict[str, Any]:
 def locate_weights(artifact: Path) -> Path:
     """Return the folder with config and weights of a base_model artifact.
 
-    For a hub model it is the snapshot in the Hugging Face cache, downloaded again if it is gone.
-    Raises PipelineError where a file that the artifact lists is not there.
+    For a hub model it is the snapshot in the Hugging Face cache. Nothing is asked of the network
+    where it has every file that the artifact lists; else what is gone is downloaded again. Raises
+    PipelineError where that fails.
     """
     base = read_base(artifact)
     if base["weights"] != "cache":
         return artifact
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(
-        snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES))
-    )
+    model, revision = base["id"], base["revision"]
+    found = [try_to_load_from_cache(model, name, revision=revision) for name in base["files"]]
+    if all(isinstance(file, str) for file in found):
+        return Path(str(found[0])).parent
+    folder = download_snapshot(model, revision)
     for name, sha256 in base["files"].items():
         if not (folder / name).is_file():
-            raise PipelineError(f"{folder / name}: missing; expected sha256 {sha256}.")
+            raise PipelineError(
+                f"{folder / name}: missing; expected sha256 {sha256}, from {model} at {revision}. "
+                "Build base_model again with: ft-pipeline run --force base_model"
+            )
     return folder
 
 

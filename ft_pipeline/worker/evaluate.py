@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 def run(task: EvaluateTask) -> dict[str, Any]:
     """Evaluate each model of the task into its output; return metadata by asset."""
-    dtype = choose_dtype("auto")
+    dtype = choose_dtype(task.precision)
     tokenizer = load_tokenizer(task.base_model)
     base = load_base(task.base_model, task.method, task.double_quantization, dtype)
     if task.method == "qlora" and choose_device() == "cpu":
@@ -211,6 +211,7 @@ def _generate(
             "do_sample": True,
             "temperature": generation.temperature,
             "top_p": generation.top_p,
+            "top_k": 0,  # transformers would keep the best 50 words only
         }
     output = model.generate(
         input_ids=ids,
@@ -218,6 +219,7 @@ def _generate(
         max_new_tokens=generation.max_new_tokens,
         pad_token_id=pad,
         eos_token_id=tokenizer.eos_token_id,
+        repetition_penalty=1.0,
         **sampling,
     )
     answers = []

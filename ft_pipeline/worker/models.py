@@ -35,6 +35,7 @@ def load_base(
     in `dtype`. Raises PipelineError where the weights are missing or not readable.
     """
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": choose_device()}}
+    options["use_safetensors"] = True
     if method == "qlora":
         options["quantization_config"] = quantization_config(double_quantization, dtype)
     folder = locate_weights(base_model)

@@ -11,6 +11,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from ft_pipeline.errors import PipelineError
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +30,12 @@ class MetricsCallback(TrainerCallback):
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.max_steps < 2 * args.logging_steps:
+            raise PipelineError(
+                f"training has {state.max_steps} steps and logs every {args.logging_steps}: too "
+                "few logged losses to see whether it learns. Lower training.logging_steps, or "
+                "train for more steps (training.epochs, training.max_steps)."
+            )
         self._start = monotonic()
         self._file.write_text("", encoding="utf-8")
         logger.info("training: %d steps", state.max_steps)

@@ -24,6 +24,9 @@ from ft_pipeline.worker.plots import plot_lengths
 TOKENS_FILE = "tokens.jsonl"
 REPORT_FILE = "meta/report.json"
 IGNORED = -100
+# Llama 3's templates print today's date unless one is given: the tokens would change every day.
+# This is the date that they fall back to themselves.
+DATE_IN_PROMPT = "26 Jul 2024"
 
 
 def run(task: TokensTask) -> dict[str, Any]:
@@ -89,6 +92,12 @@ def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase
             "it is asked. The two differ after: "
             f"{_common_prefix(prompt, whole)[-60:]!r}. Use a training template that agrees."
         )
+    if example["completion"].strip() not in whole:
+        raise PipelineError(
+            f"example {example['example_id']}: the chat template leaves out a part of the "
+            "completion (DeepSeek-R1's drops the thoughts), so the model would not be trained on "
+            "it. Use a training template that keeps all of it."
+        )
     prompt_ids = encode(tokenizer, prompt)
     completion_ids = encode(tokenizer, whole[len(prompt) :])
     return {
@@ -109,8 +118,9 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> 
         return f"{bos}{prompt}\n", f"{bos}{prompt}\n{completion}{tokenizer.eos_token}"
     user = {"role": "user", "content": prompt}
     assistant = {"role": "assistant", "content": completion}
-    start = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([user, assistant], tokenize=False)
+    fixed = {"tokenize": False, "date_string": DATE_IN_PROMPT}
+    start = tokenizer.apply_chat_template([user], add_generation_prompt=True, **fixed)
+    whole = tokenizer.apply_chat_template([user, assistant], **fixed)
     return str(start), str(whole)
 
 

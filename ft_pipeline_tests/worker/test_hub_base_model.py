@@ -259,22 +259,19 @@ def test_weights_that_are_gone_from_the_cache_are_fetched_again(
     done = run_child("-c", LOCATE, str(downloaded.output), home=home, port=hub.port)
     assert done.stdout.strip() == str(home / SNAPSHOT), done.stderr
     assert weights.read_bytes() == model_files["model.safetensors"]
-    assert {seen.path.rpartition("/")[2] for seen in hub.seen} == {"model.safetensors"}
+    asked = {seen.path.rpartition("/")[2] for seen in hub.asked(HANDLE)}
+    assert asked == {"model.safetensors"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [({"HF_HUB_OFFLINE": "1"}, "Unset HF_HUB_OFFLINE"), ({}, "Check the network")],
-    ids=["offline", "unreachable"],
-)
-def test_weights_that_are_gone_and_cannot_be_fetched_are_an_error(
-    downloaded: Downloaded, home: Path, closed_port: int, settings: dict[str, str], expected: str
+def test_weights_that_are_gone_are_an_error_offline(
+    downloaded: Downloaded, home: Path, closed_port: int
 ) -> None:
     (home / SNAPSHOT / "model.safetensors").unlink()
-    done = run_child("-c", LOCATE, str(downloaded.output), home=home, port=closed_port, **settings)
+    arguments = ("-c", LOCATE, str(downloaded.output))
+    done = run_child(*arguments, home=home, port=closed_port, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
-    for text in (HANDLE, COMMIT, expected):
+    for text in (HANDLE, COMMIT, "Unset HF_HUB_OFFLINE"):
         assert text in done.stdout
 
 
@@ -312,12 +309,16 @@ def test_repository_that_is_no_usable_model_is_refused(
     ],
     ids=["401", "401 gated", "403 gated", "403", "404", "429", "503"],
 )
-@pytest.mark.parametrize("part", ["/api/models/", "/resolve/"], ids=["list", "files"])
 def test_a_refusal_says_what_happened_and_what_to_do(
-    hub: Hub, tmp_path: Path, part: str, failure: Reply, expected: list[str]
+    hub: Hub, tmp_path: Path, failure: Reply, expected: list[str]
 ) -> None:
-    hub.failures[part] = [failure] * 100
+    hub.failures["/api/models/"] = [failure]
     check_refused(tmp_path, hub.port, *expected)
+
+
+def test_files_may_be_refused_where_their_list_is_not(hub: Hub, tmp_path: Path) -> None:
+    hub.failures["/resolve/"] = [hub_error(403, "GatedRepo", "Not in the list.")] * 100
+    check_refused(tmp_path, hub.port, "HTTP 403", "accept the terms")
 
 
 def test_commit_that_does_not_exist_is_named(hub: Hub, tmp_path: Path) -> None:
