@@ -52,7 +52,7 @@ format: setup
 schema: setup
 	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
 
-# After a change of code that an asset's work uses: raise its code_version in chain.py if its result
+# After a change of code that an asset's work uses: raise its code_version in rules.py if its result
 # changes; then this records the decision (docs/architecture.md).
 accept-code: setup
 	$(BIN)/python -m ft_pipeline_tests.code_versions

@@ -1,12 +1,10 @@
-"""The chain of assets of one recipe: what each asset reads, and whether the store has it.
+"""The chain of assets of one recipe: what each is made of, and whether the store has it.
 
-An asset's rule names its room, its inputs, the part of the recipe that it reads, its code version,
-the libraries whose major.minor counts, and the project's modules that do its work. From these and
-the data versions of its inputs comes its fingerprint. Nothing here knows Dagster.
+From an asset's rule (rules.py) and the data versions of its inputs comes its fingerprint. Nothing
+here knows Dagster.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_vers
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import BaseModelChoice, Recipe, list_recipes, load_recipe
+from ft_pipeline.rules import RAW, RULES, Rule
 from ft_pipeline.sources.catalog import AnySource, load_sources
 from ft_pipeline.sources.files import list_local_files
 from ft_pipeline.sources.upstream import describe_request, read_revision
@@ -27,116 +26,6 @@ class MissingInputs(PipelineError):
     def __init__(self, message: str, failed_checks: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.failed_checks = failed_checks
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What decides the content of one kind of asset."""
-
-    room: str
-    code_version: str
-    inputs: tuple[str, ...]
-    settings: Callable[[Recipe], dict[str, Any]]
-    work: tuple[str, ...]
-    libraries: tuple[str, ...] = ()
-
-
-def _dump(section: Any, *fields: str) -> dict[str, Any]:
-    return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
-
-
-def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
-    return _dump(recipe.training, "method", "double_quantization", "precision")
-
-
-TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
-
-RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream",))
-RULES: dict[str, Rule] = {
-    "prompt_completions": Rule(
-        "examples",
-        "1",
-        ("raw",),
-        lambda recipe: {"examples": _dump(recipe.examples)},
-        ("ft_pipeline.examples.build",),
-        ("scikit-learn",),
-    ),
-    "train_set": Rule(
-        "examples",
-        "1",
-        ("prompt_completions",),
-        lambda recipe: {"side": "train"},
-        ("ft_pipeline.examples.sides",),
-    ),
-    "val_set": Rule(
-        "examples",
-        "1",
-        ("prompt_completions",),
-        lambda recipe: {"side": "val"},
-        ("ft_pipeline.examples.sides",),
-    ),
-    "base_model": Rule(
-        "training",
-        "1",
-        (),
-        lambda recipe: {"base_model": _dump(recipe.base_model)},
-        ("ft_pipeline.worker.base_model",),
-        ("transformers", "gguf"),
-    ),
-    "train_tokens": Rule(
-        "training",
-        "1",
-        ("train_set", "base_model"),
-        lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.tokens",),
-        ("transformers",),
-    ),
-    "val_tokens": Rule(
-        "training",
-        "1",
-        ("val_set", "base_model"),
-        lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.tokens",),
-        ("transformers",),
-    ),
-    "finetuned_model": Rule(
-        "training",
-        "1",
-        ("train_tokens", "base_model"),
-        lambda recipe: {"training": _dump(recipe.training)},
-        ("ft_pipeline.worker.train",),
-        (*TORCH_STACK, "trl"),
-    ),
-    "base_evaluation": Rule(
-        "evaluation",
-        "1",
-        ("val_set", "val_tokens", "base_model"),
-        lambda recipe: {
-            "generation": _dump(recipe.evaluation.generation),
-            "base": _base_as_trained(recipe),
-        },
-        ("ft_pipeline.worker.evaluate",),
-        TORCH_STACK,
-    ),
-    "finetuned_evaluation": Rule(
-        "evaluation",
-        "1",
-        ("val_set", "val_tokens", "base_model", "finetuned_model"),
-        lambda recipe: {
-            "generation": _dump(recipe.evaluation.generation),
-            "base": _base_as_trained(recipe),
-        },
-        ("ft_pipeline.worker.evaluate",),
-        TORCH_STACK,
-    ),
-    "evaluation": Rule(
-        "evaluation",
-        "1",
-        ("base_evaluation", "finetuned_evaluation", "val_set"),
-        lambda recipe: _dump(recipe.evaluation, "metrics", "samples"),
-        ("ft_pipeline.evaluation.compare",),
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The recipe: everything that a person decides about one fine-tune.
 
 `recipes/<name>.yaml` is parsed into the frozen models below. Each asset reads only its own part,
-so that a changed field rebuilds exactly the assets that read it (see `chain.py`).
+so that a changed field rebuilds exactly the assets that read it (see `rules.py`).
 """
 
 import re

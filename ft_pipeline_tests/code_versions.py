@@ -2,7 +2,7 @@
 
 `code_versions.json` holds, for each asset, its code version and the hash of the syntax trees
 (without docstrings and comments) of the project's modules that its work imports. When they change,
-the test fails until someone decides: raise `code_version` in chain.py because the result changes,
+the test fails until someone decides: raise `code_version` in rules.py because the result changes,
 or keep it because it does not; then `make accept-code` records the decision.
 """
 
@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from ft_pipeline.chain import RAW, RULES, Rule
+from ft_pipeline.rules import RAW, RULES, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_name("code_versions.json")

@@ -16,10 +16,11 @@ import yaml
 from pydantic import BaseModel
 
 from ft_pipeline.artifacts import CheckResult
-from ft_pipeline.chain import RULES, Chain, MissingInputs, load_chain, load_chains
+from ft_pipeline.chain import Chain, MissingInputs, load_chain, load_chains
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import Project
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.rules import RULES
 from ft_pipeline.store import DamagedArtifact
 from ft_pipeline_tests.conftest import ROOT
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ft_pipeline.chain import RULES
+from ft_pipeline.rules import RULES
 from ft_pipeline_tests import code_versions
 
 
@@ -14,7 +14,7 @@ def test_code_of_each_asset_was_decided_on(name: str) -> None:
     recorded = json.loads(code_versions.FILE.read_text(encoding="utf-8"))
     assert recorded.get(name) == code_versions.current()[name], (
         f"the code behind {name} changed. If its result changes, raise its code_version in "
-        "ft_pipeline/chain.py; then run `make accept-code`, which records the decision."
+        "ft_pipeline/rules.py; then run `make accept-code`, which records the decision."
     )
 
 
