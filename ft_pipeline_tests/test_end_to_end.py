@@ -218,7 +218,9 @@ def test_leaking_train_set_is_never_trained_on(project: TinyProject) -> None:
     with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
         shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
         write_jsonl(draft.path / EXAMPLES_FILE, examples)
-        chain.store.publish(draft, [], run_id="planted")
+        # With the checks of the sound one, as if they had overlooked it: without stored results
+        # they would be made, and refuse it, before train_set is built.
+        chain.store.publish(draft, sound.manifest.checks, run_id="planted")
 
     first = project.run("dagster", "asset", "materialize", "--select", "train_set,val_set")
     assert first.returncode != 0
@@ -233,6 +235,23 @@ def test_leaking_train_set_is_never_trained_on(project: TinyProject) -> None:
     assert not list((project.store / "train_tokens").glob("*/manifest.json"))
     status = json.loads(project.run("ft-pipeline", "status", "--json").stdout)
     assert {s["asset"]: s["state"] for s in status}["train_set"] == "failed"
+
+
+def test_check_that_was_never_made_is_made_before_an_input_is_used(project: TinyProject) -> None:
+    """As after a new check was written: the stored artifact has no result of it."""
+    chain = chain_of(project)
+    shutil.rmtree(project.store / "train_set")
+    sound = chain.find("prompt_completions")
+    request = chain.request("prompt_completions")
+    examples = read_jsonl(sound.path / EXAMPLES_FILE)
+    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+        shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
+        write_jsonl(draft.path / EXAMPLES_FILE, [*examples, {**examples[0], "completion": " "}])
+        chain.store.publish(draft, [], run_id="planted")
+    done = project.run("dagster", "asset", "materialize", "--select", "train_set")
+    assert done.returncode != 0
+    assert "prompt_completions failed its blocking check no_text_is_empty" in done.stderr
+    assert chain.find("prompt_completions").failed_checks
 
 
 def test_damaged_artifact_is_named_and_not_used(project: TinyProject) -> None:
