@@ -134,8 +134,7 @@ def _materialize(
         drafts: dict[str, Draft] = {}
         for name in names:
             start = monotonic()
-            _recheck_inputs(chain, name)
-            request = chain.request(name)
+            request = _request(chain, name)
             forced = name in force
             found = None if forced else chain.lookup(name, request)
             if found is None:
@@ -191,12 +190,19 @@ def _recheck(
     return chain.store.replace_checks(artifact, results)
 
 
-def _recheck_inputs(chain: Chain, name: str) -> None:
-    """Make the checks that an input has not had yet, so that a new one holds for what is stored."""
-    for given in chain.inputs(name):
-        artifact = chain.find(given)
-        if artifact is not None:
-            _recheck(chain, artifact, chain.request(given), CHECKS.get(chain.asset(given), ()))
+def _request(chain: Chain, name: str) -> Request:
+    """Look up the inputs, and make the checks that one of them has not had yet.
+
+    So a new check, or a new version of one, holds for what is stored already.
+    """
+    request = chain.request(name)
+    unchecked = False
+    for given, artifact in request.inputs.items():
+        checks = CHECKS.get(chain.asset(given), ())
+        if any(check.stored_result(artifact) is None for check in checks):
+            _recheck(chain, artifact, chain.request(given), checks)
+            unchecked = True
+    return chain.request(name) if unchecked else request
 
 
 def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:

@@ -89,6 +89,7 @@ def test_one_run_evaluates_several_models(
         val_tokens=inputs.val_tokens,
         method=method,
         double_quantization=True,
+        precision="fp32",
         generation=Generation(prompts_per_task=1, max_new_tokens=4),
         models={n: EvaluatedModel(adapter=a, output=tmp_path / n) for n, a in outputs.items()},
     )
