@@ -5,8 +5,13 @@ import shutil
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
+from ft_pipeline.artifacts import FileEntry, hash_file
 from ft_pipeline.errors import PipelineError
+
+UNFINISHED = (".part", ".tmp", "~")
+FoundT = TypeVar("FoundT")
 
 
 def list_local_files(declared: str, root: Path) -> dict[str, Path]:
@@ -20,7 +25,7 @@ def list_local_files(declared: str, root: Path) -> dict[str, Path]:
         return {path.name: path}
     base = path if path.is_dir() else root / _fixed_part(written)
     pattern = path.relative_to(base).as_posix()
-    files = list_folder(base, "**/*" if pattern == "." else pattern)
+    files = finished(list_folder(base, "**/*" if pattern == "." else pattern))
     if not files:
         raise PipelineError(
             f"{path}: no file found. Expected a file, a folder with files, or a glob pattern that "
@@ -39,7 +44,12 @@ def list_folder(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
     }
 
 
-def select_files(files: dict[str, Path], patterns: Iterable[str]) -> dict[str, Path]:
+def finished(files: dict[str, FoundT]) -> dict[str, FoundT]:
+    """Leave out what is still being written: names that end in `.part`, `.tmp` or `~`."""
+    return {name: file for name, file in files.items() if not name.endswith(UNFINISHED)}
+
+
+def select_files(files: dict[str, FoundT], patterns: Iterable[str]) -> dict[str, FoundT]:
     """Return the files whose name matches one of the patterns, as the hub's client matches them.
 
     `*` matches across folders; `data/` means all files below `data`.
@@ -54,6 +64,24 @@ def copy_files(files: dict[str, Path], folder: Path) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def hash_tree(folder: Path) -> dict[str, FileEntry]:
+    """Return sha256 and size of every file below a folder, by relative name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(
+            sha256=hash_file(path), bytes=path.stat().st_size
+        )
+        for path in files
+    }
+
+
+def move_files(names: Iterable[str], source: Path, target: Path) -> None:
+    """Move files to the same names below another folder of the same disk."""
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).replace(target / name)
 
 
 def is_disk_error(error: Exception) -> bool:

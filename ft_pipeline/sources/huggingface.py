@@ -4,12 +4,17 @@ The login is the hub's usual one (HF_TOKEN or `hf auth login`) and is read by th
 Files are downloaded as they are; no code of a repository is ever run.
 """
 
+import contextlib
+import glob
 import re
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.answers import SAMPLE, explain_answer
 from ft_pipeline.sources.catalog import HuggingFaceSource
 from ft_pipeline.sources.files import copy_files, is_disk_error, list_folder, select_files
+from ft_pipeline.sources.hub_data_files import list_data_files
+from ft_pipeline.sources.timeouts import find_status, limited_hub, read_timeout
 
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co/settings/tokens"
 
@@ -20,8 +25,10 @@ def resolve_commit(name: str, source: HuggingFaceSource) -> str:
 
     if source.revision and re.fullmatch(r"[0-9a-f]{40}", source.revision):
         return source.revision
+    seconds = read_timeout()
     try:
-        info = HfApi().dataset_info(source.id, revision=source.revision, timeout=30)
+        with limited_hub(seconds):
+            info = HfApi().dataset_info(source.id, revision=source.revision)
     except Exception as error:
         raise _explain(name, source, error) from error
     return str(info.sha)
@@ -33,19 +40,13 @@ def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) 
     Raises PipelineError with the remedy. The client repairs a transfer that breaks off; after one
     that failed, the next run fetches what the hub's cache does not hold whole.
     """
-    from huggingface_hub import snapshot_download
-
     try:
-        path = snapshot_download(
-            source.id,
-            repo_type="dataset",
-            revision=revision,
-            allow_patterns=list(source.files),
-        )
+        with limited_hub(read_timeout()):
+            files = _download(name, source, revision)
+    except PipelineError:
+        raise
     except Exception as error:
         raise _explain(name, source, error) from error
-    # The cache's folder of a commit also holds what was fetched for other patterns.
-    files = select_files(list_folder(Path(path)), source.files)
     if not files:
         raise PipelineError(
             f"source {name}: no file of huggingface:{source.id} at {revision[:7]} matches "
@@ -54,33 +55,64 @@ def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) 
     copy_files(files, folder)
 
 
+def _download(name: str, source: HuggingFaceSource, commit: str) -> dict[str, Path]:
+    """Download into the hub's cache; return the wanted files there by name."""
+    from huggingface_hub import snapshot_download
+
+    patterns = list(source.files)
+    if source.config or source.split or not source.files:
+        _check_access(source, commit)
+        declared = dict.fromkeys(list_data_files(name, source, commit), Path())
+        wanted = select_files(declared, source.files) if source.files else declared
+        patterns = [glob.escape(file) for file in wanted]
+        if not patterns:
+            return {}
+    path = snapshot_download(
+        source.id, repo_type="dataset", revision=commit, allow_patterns=patterns
+    )
+    # The cache's folder of a commit also holds what was fetched for other patterns.
+    return select_files(list_folder(Path(path)), patterns)
+
+
+def _check_access(source: HuggingFaceSource, commit: str) -> None:
+    """Ask what `datasets` asks first, which hides why it was refused. Raises the hub's error."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    HfApi().dataset_info(source.id, revision=commit)
+    with contextlib.suppress(RemoteEntryNotFoundError):  # a data set may do without a README
+        HfApi().hf_hub_download(source.id, "README.md", repo_type="dataset", revision=commit)
+
+
 def _explain(name: str, source: HuggingFaceSource, error: Exception) -> PipelineError:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # what the hub answered when the file was not in the cache
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = find_status(error)
     kind = type(error).__name__
-    if kind in ("GatedRepoError", "DisabledRepoError") or status in (401, 403):
-        problem = f"refused access (HTTP {status})"
+    terms = "accept the terms on its page if there are any"
+    if status == 401:
+        problem = "wants a login that it knows (HTTP 401)"
         remedy = (
             f"Check `{name}.id` in sources.yaml (a data set that does not exist looks like a "
-            f"private one), accept the terms on its page if there are any, and log in: {LOGIN}"
+            f"private one), log in: {LOGIN}, and {terms}"
         )
+    elif status == 403 or kind in ("GatedRepoError", "DisabledRepoError"):
+        problem = f"refuses access to this account (HTTP {status or 403})"
+        remedy = f"With the account of the token, {terms}; else take a token that may read: {LOGIN}"
     elif status == 404:
-        problem = f"has no such data set or revision (HTTP 404, {kind})"
+        problem = f"has no such data set, revision or file (HTTP 404, {kind})"
         remedy = (
             f"Check `{name}.id` and `{name}.revision` in sources.yaml; for a private one, {LOGIN}"
         )
-    elif status == 429:
-        problem, remedy = "asks to slow down (HTTP 429)", "Wait some minutes, then run again"
-    elif status is not None:
-        problem, remedy = f"answered HTTP {status}", "Wait some minutes, then run again"
     elif isinstance(error, OfflineModeIsEnabled):
         problem, remedy = "was not asked, because HF_HUB_OFFLINE is set", "Unset HF_HUB_OFFLINE"
     elif is_disk_error(error):
         problem = f"sent files that cannot be written to the hub's cache ({error})"
         remedy = "Free some space, or set HF_HOME to a folder on a larger disk that is writable"
+    elif known := explain_answer(error, status):
+        problem, remedy = known
     else:
         problem = f"could not be reached, or the transfer broke off ({kind})"
         remedy = (
@@ -88,6 +120,5 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
             + LOGIN
         )
     return PipelineError(
-        f"source {name}: the Hugging Face hub {problem} for {source.id}. {remedy}. "
-        "To work with the bundled sample instead, set `use_samples: true` in the recipe."
+        f"source {name}: the Hugging Face hub {problem} for {source.id}. {remedy}. {SAMPLE}"
     )

@@ -12,20 +12,22 @@ import tempfile
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.answers import SAMPLE, explain_answer
 from ft_pipeline.sources.catalog import KaggleSource
 from ft_pipeline.sources.files import copy_files, is_disk_error, list_folder, select_files
+from ft_pipeline.sources.timeouts import find_status, limited_requests, read_timeout
 
 LOGIN = (
     "create a token on kaggle.com/settings and set KAGGLE_API_TOKEN (or KAGGLE_USERNAME and "
     "KAGGLE_KEY)"
 )
-SAMPLE = "To work with the bundled sample instead, set `use_samples: true` in the recipe."
 
 
 def resolve_version(name: str, source: KaggleSource) -> int:
     """Ask Kaggle for the newest version number of a data set. Raises PipelineError."""
+    seconds = read_timeout()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with limited_requests(seconds), contextlib.redirect_stdout(sys.stderr):
             from kagglehub.clients import build_kaggle_client
             from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
@@ -50,11 +52,12 @@ def download(name: str, source: KaggleSource, revision: str, folder: Path) -> No
     Raises PipelineError with the remedy, and OSError where the disk is full or cannot be written;
     a download that breaks off leaves nothing in `folder`.
     """
+    seconds = read_timeout()
     folder.mkdir(parents=True, exist_ok=True)
     # On the disk of `folder`: /tmp is often in memory, and archive and files need room.
     with tempfile.TemporaryDirectory(prefix=".kaggle-", dir=folder) as scratch:
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with limited_requests(seconds), contextlib.redirect_stdout(sys.stderr):
                 import kagglehub
 
                 path = kagglehub.dataset_download(
@@ -84,24 +87,25 @@ def _shows_login(error: Exception) -> bool:
 def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError:
     import requests
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = find_status(error)
     kind = type(error).__name__
     if _shows_login(error):
         problem = f"was not asked, because the login cannot be sent ({kind})"
         remedy = "Set KAGGLE_API_TOKEN to the token alone, without blanks or line breaks around it"
-    elif status in (401, 403):
-        problem = f"refused access (HTTP {status})"
+    elif status == 401:
+        problem = "wants a login that it knows (HTTP 401)"
+        remedy = f"Log in: {LOGIN}"
+    elif status == 403:
+        problem = "refuses access to this account (HTTP 403)"
         remedy = (
             f"Check `{name}.handle` in sources.yaml (a data set that does not exist can look like "
-            f"a private one), accept the terms on its page if there are any, and log in: {LOGIN}"
+            f"a private one), accept the terms on its page if there are any; else {LOGIN}"
         )
     elif status == 404:
         problem = "has no such data set or version (HTTP 404)"
         remedy = f"Check `{name}.handle` and `{name}.version` in sources.yaml"
-    elif status == 429:
-        problem, remedy = "asks to slow down (HTTP 429)", "Wait some minutes, then run again"
-    elif status is not None:
-        problem, remedy = f"answered HTTP {status}", "Wait some minutes, then run again"
+    elif known := explain_answer(error, status):
+        problem, remedy = known
     elif isinstance(error, requests.exceptions.RequestException):
         problem = f"could not be reached, or the transfer broke off ({kind})"
         remedy = f"Check the network and run again; where the data set needs an account, {LOGIN}"

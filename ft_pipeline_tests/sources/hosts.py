@@ -1,4 +1,4 @@
-"""Kaggle and the Hugging Face hub in small: HTTP servers on loopback that answer in their shape.
+"""Kaggle, the Hugging Face hub and a plain web server in small, on loopback.
 
 Each holds one data set (the hub: or model) and keeps what it was asked:
 
@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -27,13 +28,21 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. With `sent`, the connection breaks after so many bytes of the body."""
+    """An answer. With `sent`, the connection breaks after so many bytes of the body.
+
+    With `stalls` it does not break but stays open in silence; `silent` sends not even a status.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     sent: int | None = None
     length: bool = True
+    stalls: bool = False
+    silent: bool = False
+
+
+SILENCE = Reply(silent=True)
 
 
 @dataclass(frozen=True)
@@ -45,16 +54,18 @@ class Seen:
     path: str
     headers: Message
     body: bytes
+    query: str = ""
 
 
 @dataclass
 class Host:
-    """What both hosts have: files of one repository, failures to come, requests that came."""
+    """What all hosts have: files of one repository, failures to come, requests that came."""
 
     files: dict[str, bytes]
     failures: dict[str, list[Reply]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, request: Seen) -> Reply:
         """Return the next failure that is due for a part of the path, or the real answer."""
@@ -127,17 +138,32 @@ class Hub(Host):
         if path in (api, f"{api}/revision/main", f"{api}/revision/v1", f"{api}/revision/{COMMIT}"):
             siblings = [{"rfilename": name} for name in self.files]
             return as_json({"id": HANDLE, "sha": COMMIT, "siblings": siblings})
+        if path.startswith(f"{api}/tree/{COMMIT}"):
+            return self._tree(path.removeprefix(f"{api}/tree/{COMMIT}").strip("/"), request.query)
         if path.startswith(f"{api}/revision/") or path.startswith(f"{api}/tree/"):
-            if path != f"{api}/tree/{COMMIT}":
-                return hub_error(404, "RevisionNotFound", f"Invalid rev id: {path}")
-            return as_json([self._entry(name) for name in self.files])
+            return hub_error(404, "RevisionNotFound", f"Invalid rev id: {path}")
         if path.startswith(resolve):
             name = path.removeprefix(resolve)
+            if name not in self.files:
+                return hub_error(404, "EntryNotFound", f"Entry not found: {name}")
             return self._redirect(name) if name in self.large else self._file(name, request)
         # The hub does not tell an anonymous stranger whether a data set exists.
         if "Authorization" in request.headers:
             return hub_error(404, "RepoNotFound", "Repository not found")
         return hub_error(401, "RepoNotFound", "Invalid username or password.")
+
+    def _tree(self, folder: str, query: str) -> Reply:
+        """The files below a folder, or only what lies in it: files and folders."""
+        prefix = f"{folder}/" if folder else ""
+        below = [name for name in self.files if name.startswith(prefix)]
+        if not below:
+            return hub_error(404, "EntryNotFound", f"{folder} does not exist")
+        if "recursive=true" in query.lower():
+            return as_json([self._entry(name) for name in below])
+        tops = {name.removeprefix(prefix).partition("/")[::2]: name for name in below}
+        files = [self._entry(name) for (_, rest), name in tops.items() if not rest]
+        folders = sorted({prefix + top for top, rest in tops if rest})
+        return as_json([*files, *({"type": "directory", "path": f, "oid": "0"} for f in folders)])
 
     def _entry(self, name: str) -> dict[str, object]:
         content = self.files[name]
@@ -166,6 +192,25 @@ class Hub(Host):
         return Reply(206, content[first:], headers)
 
 
+@dataclass
+class Web(Host):
+    """Files by path, with an ETag unless `etags` says otherwise; paths that redirect."""
+
+    redirects: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    etags: bool = True
+    length: bool = True
+
+    def serve(self, request: Seen) -> Reply:
+        if request.path in self.redirects:
+            return Reply(302, headers={"Location": self.redirects[request.path]})
+        content = self.files.get(request.path)
+        if content is None:
+            return Reply(404, b"gone")
+        etag = {"ETag": f'"{hashlib.md5(content).hexdigest()}"'} if self.etags else {}
+        return Reply(body=content, headers={**etag, **self.headers}, length=self.length)
+
+
 def as_json(value: object, headers: dict[str, str] | None = None, status: int = 200) -> Reply:
     body = json.dumps(value).encode()
     return Reply(status, body, {"Content-Type": "application/json", **(headers or {})})
@@ -186,7 +231,7 @@ def git_hash(content: bytes) -> str:
 
 
 @contextmanager
-def serving(host: Host) -> Iterator[Host]:
+def serving(host: Host, tls: ssl.SSLContext | None = None) -> Iterator[Host]:
     """Serve a host on a free port of loopback; as a proxy too, for any name it is asked for."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -194,12 +239,15 @@ def serving(host: Host) -> Iterator[Host]:
             target = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             name = target.hostname or self.headers["Host"].partition(":")[0]
-            request = Seen(self.command, name, target.path, self.headers, body)
+            request = Seen(self.command, name, target.path, self.headers, body, target.query)
             self.send(host.answer(request))
 
         do_GET = do_POST = do_HEAD = handle_one
 
         def send(self, reply: Reply) -> None:
+            if reply.silent:
+                host.closing.wait(60)
+                return
             self.send_response(reply.status)
             length = {"Content-Length": str(len(reply.body))} if reply.length else {}
             for key, value in {**length, **reply.headers}.items():
@@ -207,16 +255,22 @@ def serving(host: Host) -> Iterator[Host]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(reply.body[: reply.sent])
+                self.wfile.flush()
+                if reply.stalls:
+                    host.closing.wait(60)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         host.port = server.server_port
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield host
         finally:
+            host.closing.set()
             server.shutdown()
             thread.join()

@@ -69,7 +69,8 @@ def test_what_a_declaration_names(
 
 def test_files_are_copied_whole_under_their_names(root: Path, tmp_path: Path) -> None:
     source = FilesSource(kind="files", path="data")
-    fetch("quiz", source, "any", root, tmp_path / "raw", use_sample=False)
+    revision = resolve_revision("quiz", source, root, tmp_path / "store")
+    fetch("quiz", source, revision, root, tmp_path / "raw", use_sample=False)
     assert read_tree(tmp_path / "raw") == {
         name: CONTENT[f"data/{name}"] for name in ("a.csv", "deep/b.csv", "c.jsonl")
     }

@@ -4,8 +4,7 @@ Each call runs in a child process, because the client reads HF_ENDPOINT and HF_H
 
 Unproven here: the real hosts (huggingface.co, its CDN, TLS), transfers through Xet (the hub's way
 for large files, which the client takes where the hub offers it), which errors the hub chooses for
-private, gated and not existing data sets today, and a server that stops answering without closing
-the connection (the client lists a repository without a timeout).
+private, gated and not existing data sets today.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline_tests.sources.conftest import CSV, FILES, RunChild, read_tree
-from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, TOKEN, Hub, Reply, hub_error
+from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, SILENCE, TOKEN, Hub, Reply, hub_error
 
 SOURCE = {"kind": "huggingface", "id": HANDLE, "files": ["*.csv"]}
 CSV_FILES = {name: content for name, content in FILES.items() if name.endswith(".csv")}
@@ -88,7 +87,7 @@ def test_no_matching_file_is_an_error(hub: Hub, tmp_path: Path, run_child: RunCh
     (answer,) = run_child(fetch(tmp_path / "raw", files=["*.parquet"]))
     for text in ("source quiz:", f"{HANDLE} at {COMMIT[:7]}", "*.parquet", "`quiz.files`"):
         assert text in answer["error"]
-    assert not (tmp_path / "raw").exists()
+    assert read_tree(tmp_path / "raw") == {}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_a_refusal_says_what_happened_and_what_to_do(
     for answer in run_child(resolve(tmp_path / "store"), fetch(tmp_path / "raw")):
         check_error(answer, *expected)
     assert not (tmp_path / "store").exists()
-    assert not (tmp_path / "raw").exists()
+    assert read_tree(tmp_path / "raw") == {}
 
 
 @pytest.mark.parametrize("failure", [GATED, FORBIDDEN], ids=["gated", "403"])
@@ -120,7 +119,7 @@ def test_files_may_be_refused_where_their_list_is_not(
     hub.failures["/resolve/"] = [failure] * len(CSV_FILES)
     (answer,) = run_child(fetch(tmp_path / "raw"))
     check_error(answer, "HTTP 403", "accept the terms")
-    assert not (tmp_path / "raw").exists()
+    assert read_tree(tmp_path / "raw") == {}
 
 
 def test_a_wrong_token_is_refused_and_not_shown(
@@ -175,9 +174,44 @@ def test_a_transfer_that_fails_leaves_nothing_and_the_next_one_succeeds(
     hub.failures["/cdn/"] = [Reply(body=CSV, sent=1000), Reply(500)]
     (answer,) = run_child(fetch(tmp_path / "raw"))
     check_error(answer, "HTTP 500", "run again")
-    assert not (tmp_path / "raw").exists()
+    assert read_tree(tmp_path / "raw") == {}
     assert run_child(fetch(tmp_path / "raw")) == [{"result": None}]
     assert read_tree(tmp_path / "raw") == CSV_FILES
+
+
+@pytest.mark.parametrize("part", ["/api/datasets/", "/resolve/", "/cdn/"])
+def test_a_silent_hub_is_not_waited_for_for_ever(
+    hub: Hub, tmp_path: Path, run_child: RunChild, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_SOURCE_TIMEOUT", "0.3")
+    hub.large = ("a.csv",)
+    hub.failures[part] = [SILENCE] * 9
+    calls = [resolve(tmp_path / "store"), fetch(tmp_path / "raw", files=["a.csv"])]
+    for answer in run_child(*calls)[0 if part == "/api/datasets/" else 1 :]:
+        check_error(answer, "silent for 0.3 seconds", "FT_SOURCE_TIMEOUT")
+    assert read_tree(tmp_path / "raw") == {}
+
+
+def test_a_transfer_that_stalls_midway_is_repaired_by_the_client(
+    hub: Hub, tmp_path: Path, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_SOURCE_TIMEOUT", "0.3")
+    hub.large = ("a.csv",)
+    hub.failures["/cdn/"] = [Reply(body=CSV, sent=1000, stalls=True)]
+    assert run_child(fetch(tmp_path / "raw", files=["a.csv"])) == [{"result": None}]
+    assert read_tree(tmp_path / "raw") == {"a.csv": CSV}
+    assert len(hub.asked("/cdn/")) == 2
+
+
+def test_a_transfer_that_only_stalls_fails_in_the_end(
+    hub: Hub, tmp_path: Path, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_SOURCE_TIMEOUT", "0.3")
+    hub.large = ("a.csv",)
+    hub.failures["/cdn/"] = [Reply(body=CSV, sent=1000, stalls=True)] * 9
+    (answer,) = run_child(fetch(tmp_path / "raw", files=["a.csv"]))
+    check_error(answer, "silent for 0.3 seconds", "FT_SOURCE_TIMEOUT")
+    assert read_tree(tmp_path / "raw") == {}
 
 
 def test_a_full_disk_is_not_blamed_on_the_network(

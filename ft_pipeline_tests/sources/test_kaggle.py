@@ -1,8 +1,7 @@
 """Kaggle's real client (kagglehub, kagglesdk) against a small server that answers as Kaggle does.
 
 Unproven here: the real hosts (api.kaggle.com, its storage, TLS), what Kaggle answers for private,
-withdrawn and not existing data sets, its limits, and a server that stops answering without closing
-the connection (the client sets no timeout).
+withdrawn and not existing data sets, and its limits.
 """
 
 import json
@@ -11,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from requests.adapters import HTTPAdapter
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.sources import kaggle as kaggle_source
 from ft_pipeline.sources.catalog import KaggleSource
 from ft_pipeline_tests.sources.conftest import CSV, FILES, RunChild, read_tree
-from ft_pipeline_tests.sources.hosts import HANDLE, TOKEN, Kaggle, Reply, kaggle_error
+from ft_pipeline_tests.sources.hosts import HANDLE, SILENCE, TOKEN, Kaggle, Reply, kaggle_error
 
 SOURCE = KaggleSource(kind="kaggle", handle=HANDLE)
 Act = Callable[[KaggleSource, Path], None]
@@ -203,6 +203,35 @@ def test_a_failed_transfer_leaves_nothing_and_the_next_one_succeeds(
     assert list(folder.iterdir()) == []
     download(SOURCE, folder)
     assert read_tree(folder) == {"a.csv": CSV, "sub/b.csv": FILES["sub/b.csv"]}
+
+
+@pytest.mark.parametrize("act", [resolve, download])
+def test_a_silent_server_is_not_waited_for_for_ever(
+    kaggle: Kaggle, tmp_path: Path, act: Act, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_SOURCE_TIMEOUT", "0.3")
+    kaggle.failures["/datasets.DatasetApiService/"] = [SILENCE]
+    with pytest.raises(PipelineError) as caught:
+        act(SOURCE, tmp_path / "raw")
+    check_error(caught.value, "silent for 0.3 seconds", "FT_SOURCE_TIMEOUT")
+    assert read_tree(tmp_path) == {}
+
+
+def test_a_transfer_that_stalls_midway_leaves_nothing(
+    kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_SOURCE_TIMEOUT", "0.3")
+    kaggle.failures["archive.zip"] = [Reply(body=kaggle.archive(), sent=100, stalls=True)]
+    with pytest.raises(PipelineError) as caught:
+        download(SOURCE, tmp_path / "raw")
+    check_error(caught.value, "silent for 0.3 seconds", "FT_SOURCE_TIMEOUT")
+    assert read_tree(tmp_path) == {}
+
+
+def test_time_out_is_requests_own_again_afterwards(kaggle: Kaggle) -> None:
+    before = HTTPAdapter.send
+    kaggle_source.resolve_version("quiz", SOURCE)
+    assert HTTPAdapter.send is before
 
 
 def test_a_full_disk_is_not_blamed_on_kaggle(

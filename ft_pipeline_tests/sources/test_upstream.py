@@ -11,7 +11,12 @@ import pytest
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.sources.catalog import AnySource, FilesSource, HuggingFaceSource, KaggleSource
-from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
+from ft_pipeline.sources.upstream import (
+    describe_request,
+    fetch,
+    read_revision,
+    resolve_revision,
+)
 from ft_pipeline_tests.sources.conftest import FILES, RunChild, read_tree
 from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, Hub, Kaggle
 
@@ -49,7 +54,17 @@ def test_resolved_commit_is_recorded(hub: Hub, tmp_path: Path, run_child: RunChi
     assert run_child(asked) == [{"result": COMMIT}]
     hub.seen.clear()
     assert read(HUGGING_FACE, tmp_path) == COMMIT
+    assert read(HUGGING_FACE.model_copy(update={"config": "main"}), tmp_path) is None
+    assert read(HUGGING_FACE.model_copy(update={"split": "train"}), tmp_path) is None
     assert hub.seen == []
+
+
+def test_what_was_built_before_there_were_configs_stays_valid() -> None:
+    source = HUGGING_FACE.model_copy(update={"files": ("a.json",), "aliases": {"q": "question"}})
+    asked = {"kind": "huggingface", "id": HANDLE, "revision": None, "files": ["a.json"]}
+    assert describe_request(source) == asked
+    chosen = source.model_copy(update={"config": "main", "split": "train"})
+    assert describe_request(chosen) == asked | {"config": "main", "split": "train"}
 
 
 @pytest.mark.parametrize(

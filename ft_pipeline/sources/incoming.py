@@ -1,0 +1,78 @@
+"""The drop folder: files that people put below `data/incoming/<source>/`, of whatever kind it is.
+
+`data/incoming/trivia/mine/extra.csv` is read as one more file of `trivia`; in the artifact it is
+`incoming/mine/extra.csv`. Hidden files and those still being written are not there.
+
+    revision "3"                              nothing was dropped
+    revision "3+incoming:5d0c…"               the hash of the dropped files' names and contents
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ft_pipeline.artifacts import hash_json
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.files import copy_files, finished, hash_tree, list_folder
+from ft_pipeline.stamps import hash_files
+
+FOLDER = Path("data") / "incoming"
+MARK = "+incoming:"
+PREFIX = "incoming"
+
+
+def list_incoming(name: str, root: Path, own: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return a source's dropped files by relative name, without those that it reads anyway."""
+    folder = root / FOLDER / name
+    if not folder.is_dir():
+        return {}
+    known = {path.resolve() for path in own}
+    dropped = finished(list_folder(folder))
+    return {n: path for n, path in dropped.items() if path.resolve() not in known}
+
+
+def add_incoming(revision: str, files: dict[str, Path], stamp_file: Path) -> str:
+    """Return the revision with the dropped files' hash; the same revision where there are none."""
+    if not files:
+        return revision
+    return revision + MARK + hash_json(hash_files(files, stamp_file))
+
+
+def split_revision(revision: str) -> tuple[str, str | None]:
+    """Return the upstream revision, and the hash of the dropped files where it has one."""
+    upstream, mark, incoming = revision.rpartition(MARK)
+    return (upstream, incoming) if mark else (revision, None)
+
+
+def copy_incoming(
+    name: str, files: dict[str, Path], expected: str, taken: Iterable[str], folder: Path
+) -> None:
+    """Copy dropped files below a folder of their own in `folder`.
+
+    `taken` are the names of the fetched files; none of them is below that folder. Raises
+    PipelineError where the files are not those whose hash is `expected`.
+    """
+    prefix = _free_prefix(taken)
+    copy_files({f"{prefix}/{n}": path for n, path in files.items()}, folder)
+    check_unchanged(name, f"{FOLDER.as_posix()}/{name}", folder / prefix, expected)
+
+
+def check_unchanged(name: str, where: str, copied: Path, expected: str) -> None:
+    """Raise PipelineError where copied files are not those whose hash is `expected`."""
+    if hash_json({n: entry.sha256 for n, entry in hash_tree(copied).items()}) != expected:
+        raise changed(name, where)
+
+
+def changed(name: str, where: str) -> PipelineError:
+    """Return the error about a local file that is not what was hashed before."""
+    return PipelineError(
+        f"source {name}: {where} changed while it was copied. Nothing was kept; run again when "
+        "nothing writes there. Where it says so again, its size and time hide a change: `touch` it."
+    )
+
+
+def _free_prefix(taken: Iterable[str]) -> str:
+    tops = {name.split("/")[0] for name in taken}
+    prefix = PREFIX
+    while prefix in tops:
+        prefix += "_"
+    return prefix

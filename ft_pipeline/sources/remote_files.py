@@ -1,0 +1,172 @@
+"""Files behind an fsspec address, such as `s3://bucket/folder/*.csv` or `gs://bucket/a.jsonl`.
+
+The revision is a hash over each file's name and the mark by which its storage tells contents apart:
+an ETag or checksum, else size and modification time, else the hash of the content. Logins are the
+drivers' usual ones (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.artifacts import hash_json
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.sources.answers import SAMPLE, explain_answer
+from ft_pipeline.sources.catalog import FilesSource
+from ft_pipeline.sources.files import finished, is_disk_error
+from ft_pipeline.sources.secrets import hide_login
+
+# How storages name what changes with a file's content (S3, Google, Azure, WebDAV; then times).
+MARKS = ("ETag", "etag", "md5Hash", "crc32c", "md5", "checksum", "generation")
+TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified")
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a declared path is an fsspec address."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
+
+
+def resolve_revision(name: str, source: FilesSource) -> str:
+    """Return the revision of what the address holds now. Raises PipelineError with the remedy."""
+    with _explained(name, source):
+        filesystem, path = _connect(source)
+        return _revision(filesystem, _list(name, source, filesystem, path))
+
+
+def download(name: str, source: FilesSource, revision: str, folder: Path) -> None:
+    """Download the files of one revision, unchanged, into `folder`, which is scratch.
+
+    Raises PipelineError with the remedy, also where the address holds another revision by now or
+    changes meanwhile.
+    """
+    with _explained(name, source):
+        filesystem, path = _connect(source)
+        files = _list(name, source, filesystem, path)
+        if _revision(filesystem, files) != revision:
+            raise _moved_on(name, source)
+        for relative, info in files.items():
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(info["name"], str(target))
+            if info.get("size") not in (None, target.stat().st_size):
+                raise ConnectionError(f"{relative} came incomplete")
+        if _revision(filesystem, _list(name, source, filesystem, path)) != revision:
+            raise _moved_on(name, source)
+
+
+def _connect(source: FilesSource) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    filesystem, path = url_to_fs(source.path)
+    return filesystem, str(path).rstrip("/")
+
+
+def _list(name: str, source: FilesSource, filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
+    """Return what the storage says of each file, by relative name. Raises PipelineError."""
+    filesystem.invalidate_cache()
+    base = path
+    if any(c in path for c in "*?["):
+        base = re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0].rstrip("/")
+        found = filesystem.glob(path, detail=True)
+    elif filesystem.isfile(path):
+        base = path.rpartition("/")[0]
+        found = {path: filesystem.info(path)}
+    else:
+        found = filesystem.find(path, detail=True)
+    names = {key: key.removeprefix(base).strip("/") for key in found}
+    files = {names[key]: info for key, info in sorted(found.items()) if info["type"] == "file"}
+    listed = {n: info for n, info in finished(files).items() if _is_plain(n)}
+    if not listed:
+        raise PipelineError(
+            f"source {name}: {hide_login(source.path)} names no file. Expected a file, a folder "
+            f"with files, or a glob pattern that matches some. Change `{name}.path` in "
+            f"sources.yaml. {SAMPLE}"
+        )
+    return listed
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether a name is a path downwards without hidden parts; `..` is hidden, too."""
+    return all(part and not part.startswith(".") for part in name.split("/"))
+
+
+def _revision(filesystem: Any, files: dict[str, dict[str, Any]]) -> str:
+    return "files:" + hash_json({n: _mark(filesystem, info) for n, info in files.items()})
+
+
+def _mark(filesystem: Any, info: dict[str, Any]) -> str:
+    for key in MARKS:
+        if info.get(key):
+            return f"{key} {info[key]}"
+    for key in TIMES:
+        if info.get(key):
+            return f"{info.get('size')} {info[key]}"
+    with filesystem.open(info["name"], "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _moved_on(name: str, source: FilesSource) -> PipelineError:
+    return PipelineError(
+        f"source {name}: {hide_login(source.path)} has changed since its revision was recorded. "
+        f"To build from what is there now: ft-pipeline refresh {name}"
+    )
+
+
+@contextmanager
+def _explained(name: str, source: FilesSource) -> Iterator[None]:
+    """Turn the drivers' errors, which may quote a login, into ones with a remedy."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        known = isinstance(error, FileNotFoundError | PermissionError)
+        if is_disk_error(error) and not known:
+            raise
+        raise _explain(name, source, error) from None
+
+
+def _explain(name: str, source: FilesSource, error: Exception) -> PipelineError:
+    kind = type(error).__name__
+    protocol = source.path.partition("://")[0]
+    if isinstance(error, ImportError):
+        problem, remedy = f"needs a driver that is not installed ({kind})", _install(protocol)
+    elif isinstance(error, ValueError) and protocol not in _protocols():
+        problem = f"begins with a protocol that fsspec does not know ({protocol})"
+        remedy = f"Expected one of s3, gs, abfs, sftp, file …{suggest(protocol, _protocols())}"
+    elif isinstance(error, PermissionError) or "Credential" in kind:
+        problem = f"refuses access, or wants a login ({kind})"
+        remedy = (
+            "Give the driver its usual login (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
+            "~/.aws; Google: GOOGLE_APPLICATION_CREDENTIALS) with the right to list and read"
+        )
+    elif isinstance(error, FileNotFoundError):
+        problem = "does not exist"
+        remedy = f"Check bucket and path of `{name}.path` in sources.yaml"
+    elif silent := explain_answer(error, None):
+        problem, remedy = silent
+    else:
+        problem = f"could not be reached, or the transfer broke off ({kind})"
+        remedy = "Check the network and the storage's address (S3: AWS_ENDPOINT_URL), run again"
+    where = hide_login(source.path)
+    return PipelineError(f"source {name}: {where} {problem}. {remedy}. {SAMPLE}")
+
+
+def _protocols() -> list[str]:
+    from fsspec import available_protocols
+
+    return list(available_protocols())
+
+
+def _install(protocol: str) -> str:
+    """Say how to install a driver; `s3` is `s3fs.S3FileSystem`, whose first part is the package."""
+    from fsspec.registry import known_implementations
+
+    known = known_implementations.get(protocol, {})
+    package = str(known.get("class", "")).partition(".")[0]
+    if package in ("fsspec", ""):  # fsspec's own, which needs a package that its message names
+        return str(known.get("err", f"Install the fsspec driver of {protocol}://"))
+    return f"Install it: pip install {package}"

@@ -1,0 +1,235 @@
+"""One file behind an http or https address, through requests.
+
+Its revision is what changes whenever the content does:
+
+    sha256:9f86…   the declared hash (nobody is asked), or that of the content
+    etag:5d8c72    a strong ETag (RFC 9110, 8.8.3) of an answer whose end can be told
+
+The bytes are kept as they came. A login in the address is used, and shown nowhere; the better place
+is ~/.netrc, which requests reads by itself.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.answers import SAMPLE, explain_answer
+from ft_pipeline.sources.catalog import UrlSource
+from ft_pipeline.sources.secrets import hidden_in_logs, hide_secrets
+from ft_pipeline.sources.timeouts import read_timeout
+
+CHUNK = 2**20
+GZIP = ("gzip", "x-gzip")
+# Pauses of 0, 1, 2 and 4 seconds, or as long as Retry-After says, but for two minutes at most.
+RETRY = urllib3.Retry(
+    total=4,
+    connect=2,
+    read=1,
+    other=0,
+    backoff_factor=0.5,
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=("GET",),
+    respect_retry_after_header=True,
+    retry_after_max=120,
+    raise_on_status=False,
+)
+
+
+class InsecureRedirect(requests.RequestException):
+    """A redirect from https to http."""
+
+
+def resolve_revision(name: str, source: UrlSource) -> str:
+    """Return the revision of what the address holds now. Raises PipelineError with the remedy."""
+    if source.sha256:
+        return f"sha256:{source.sha256}"
+    with _open(name, source) as response:
+        etag = _strong_etag(response)
+        return f"etag:{etag}" if etag else f"sha256:{_read(name, source, response, None)}"
+
+
+def download(name: str, source: UrlSource, revision: str, folder: Path) -> None:
+    """Download the file of one revision, unchanged, into `folder`, whole or not at all.
+
+    Raises PipelineError with the remedy, also where the address holds another revision by now.
+    """
+    kind, _, expected = revision.partition(":")
+    with _open(name, source) as response:
+        if kind == "etag" and _strong_etag(response) != expected:
+            raise _moved_on(name, source)
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / _file_name(source, response)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            with partial.open("wb") as file:
+                found = _read(name, source, response, file)
+            if kind == "sha256" and found != expected:
+                raise _moved_on(name, source, found)
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return where an answer redirects to. Raises InsecureRedirect."""
+        target = super().get_redirect_target(resp)
+        if target and resp.url.startswith("https:") and urljoin(resp.url, target)[:5] == "http:":
+            raise InsecureRedirect(response=resp)
+        return target
+
+
+@contextmanager
+def _open(name: str, source: UrlSource) -> Iterator[requests.Response]:
+    """Yield the answer, its body not yet read. Errors quote the address, so none is a cause."""
+    seconds = read_timeout()
+    with hidden_in_logs(), _Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=RETRY))
+        try:
+            # Not compressed for the way: Content-Length and ETag then speak of the file itself.
+            headers = {"Accept-Encoding": "identity"}
+            with session.get(source.url, stream=True, timeout=seconds, headers=headers) as response:
+                if response.status_code != 200:
+                    raise _explain(name, source, None, response.status_code)
+                _check_encoding(name, source, response)
+                yield response
+        except InsecureRedirect:
+            raise _refuse_redirect(name, source) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _explain(name, source, error, None) from None
+
+
+def _read(
+    name: str, source: UrlSource, response: requests.Response, target: BinaryIO | None
+) -> str:
+    """Read the body, into `target` if there is one; return its sha256."""
+    length = _length(response)
+    if length is not None and length > source.max_bytes:
+        raise _too_large(name, source, f"{length} bytes")
+    digest, size = hashlib.sha256(), 0
+    for chunk in response.raw.stream(CHUNK, decode_content=False):
+        size += len(chunk)
+        if size > source.max_bytes:
+            raise _too_large(name, source, f"more than {source.max_bytes} bytes")
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    if length not in (None, size):
+        raise _explain(name, source, None, None)
+    return digest.hexdigest()
+
+
+def _strong_etag(response: requests.Response) -> str | None:
+    """Return the ETag if equal ETags mean equal bytes, and a body that breaks off would show."""
+    etag = response.headers.get("ETag", "")
+    ends = _length(response) is not None or "chunked" in response.headers.get(
+        "Transfer-Encoding", ""
+    )
+    strong = len(etag) > 2 and etag[0] == etag[-1] == '"'
+    return etag[1:-1] if strong and ends else None
+
+
+def _length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _file_name(source: UrlSource, response: requests.Response) -> str:
+    """Return the name that the server gives the file, else the address's; never a path.
+
+    An address such as `/download` says less than the one that it redirects to.
+    """
+    header = Message()
+    header["Content-Disposition"] = response.headers.get("Content-Disposition", "")
+    asked, answered = (unquote(urlsplit(url).path) for url in (source.url, response.url))
+    names = [_safe_name(name) for name in (header.get_filename() or "", asked, answered)]
+    with_suffix = [name for name in names if "." in name]
+    name = next(iter([*with_suffix, *filter(None, names)]), "data")
+    # The bytes stay as they came, so the name says what a server does that compresses unasked.
+    packed = _encoding(response) in GZIP and not name.endswith((".gz", ".tgz"))
+    return f"{name}.gz" if packed else name
+
+
+def _encoding(response: requests.Response) -> str:
+    return response.headers.get("Content-Encoding", "identity").strip().lower()
+
+
+def _check_encoding(name: str, source: UrlSource, response: requests.Response) -> None:
+    encoding = _encoding(response)
+    if encoding not in ("identity", *GZIP):
+        raise PipelineError(
+            f"source {name}: {hide_secrets(source.url)} comes compressed as `{encoding}`, unasked. "
+            f"Expected the file itself, or gzip. Change `{name}.url` in sources.yaml."
+        )
+
+
+def _safe_name(written: str) -> str:
+    """Return the last part of a path without what no file name should hold; "" for none."""
+    last = written.replace("\\", "/").rstrip("/").split("/")[-1]
+    printable = "".join(c for c in last if c.isprintable()).strip().lstrip(".")
+    return printable.encode()[-200:].decode(errors="ignore").lstrip(".")
+
+
+def _too_large(name: str, source: UrlSource, found: str) -> PipelineError:
+    return PipelineError(
+        f"source {name}: {hide_secrets(source.url)} holds {found}; at most {source.max_bytes} are "
+        f"allowed. If the file is the right one, raise `{name}.max_bytes` in sources.yaml."
+    )
+
+
+def _moved_on(name: str, source: UrlSource, found: str = "") -> PipelineError:
+    where = hide_secrets(source.url)
+    if source.sha256:
+        return PipelineError(
+            f"source {name}: {where} holds another content than declared: expected sha256 "
+            f"{source.sha256}, found {found}. If the new one is right, change `{name}.sha256` in "
+            "sources.yaml."
+        )
+    return PipelineError(
+        f"source {name}: {where} has changed since its revision was recorded, and the old content "
+        f"is gone. To build from the new one: ft-pipeline refresh {name}"
+    )
+
+
+def _refuse_redirect(name: str, source: UrlSource) -> PipelineError:
+    return PipelineError(
+        f"source {name}: {hide_secrets(source.url)} redirects from https to http, where anyone on "
+        f"the way could change the file. Find an address that stays with https for `{name}.url` "
+        "in sources.yaml, or write http:// there if you accept that."
+    )
+
+
+def _explain(
+    name: str, source: UrlSource, error: Exception | None, status: int | None
+) -> PipelineError:
+    host = urlsplit(source.url).hostname
+    login = f"put a login for {host} into ~/.netrc (machine, login, password)"
+    if status == 401:
+        problem, remedy = "wants a login (HTTP 401)", f"{login.capitalize()}, or mend the one there"
+    elif status == 403:
+        problem = "refuses access (HTTP 403)"
+        remedy = (
+            f"Check in a browser that you may download it; a signed address in `{name}.url` may "
+            f"have expired; where the host knows accounts, {login}"
+        )
+    elif status in (404, 410):
+        problem = f"has no such file (HTTP {status})"
+        remedy = f"Check `{name}.url` in sources.yaml"
+    elif known := explain_answer(error, status):
+        problem, remedy = known
+    else:
+        kind = f" ({type(error).__name__})" if error else ""
+        problem = f"could not be reached, or the transfer broke off{kind}"
+        remedy = f"Check the network and `{name}.url`, then run again"
+    where = hide_secrets(source.url)
+    return PipelineError(f"source {name}: {host} {problem} for {where}. {remedy}. {SAMPLE}")
