@@ -6,16 +6,18 @@ here knows Dagster.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_versions
 from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.forget import read_forgotten
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import BaseModelChoice, Recipe, list_recipes, load_recipe
 from ft_pipeline.rules import RAW, RULES, Rule
 from ft_pipeline.sources.catalog import AnySource, load_sources
 from ft_pipeline.sources.files import list_local_files
-from ft_pipeline.sources.upstream import describe_request, read_revision
+from ft_pipeline.sources.upstream import describe_reading, describe_request, read_revision
 from ft_pipeline.stamps import hash_files
 from ft_pipeline.store import DamagedArtifact, Store
 
@@ -122,7 +124,7 @@ class Chain:
         settings = rule.settings(self.recipe)
         if name == "prompt_completions":
             names = self.recipe.sources
-            settings["identity"] = {s: list(self.sources[s].identity) for s in names}
+            settings["reading"] = {s: describe_reading(self.sources[s]) for s in names}
         return settings
 
     def code_version(self, name: str) -> str:
@@ -230,10 +232,12 @@ class Chain:
         differences = [tuple(wanted.differences(manifest.ingredients)) for manifest in stored]
         return min(differences, key=len) or ("its manifest was removed or is not valid",)
 
-    def _revision(self, name: str) -> dict[str, str]:
+    def _revision(self, name: str) -> dict[str, Any]:
         """What is asked for beyond the declared settings: the revision of outside content."""
         if name == "base_model" and self.recipe.base_model.path:
             return {"revision": self._hash_local_model(self.recipe.base_model.path)}
+        if name == "prompt_completions":
+            return self._hash_side_files()
         if self.rule(name) is not RAW:
             return {}
         source = name.removeprefix("raw_")
@@ -250,6 +254,27 @@ class Chain:
                 f"Build it with: ft-pipeline run{self._recipe_option} --to {name}"
             )
         return {"revision": revision}
+
+    @property
+    def held_out(self) -> dict[str, Path]:
+        """The held-out files of the recipe by their declared names. Raises PipelineError."""
+        files = {name: self.project.root / name for name in self.recipe.examples.held_out}
+        for file in files.values():
+            if not file.is_file():
+                raise PipelineError(
+                    f"examples.held_out: {file} does not exist. Expected a file with test "
+                    f"questions; paths are relative to {self.project.root}."
+                )
+        return files
+
+    def _hash_side_files(self) -> dict[str, Any]:
+        """What decides the examples beside recipe and sources: held-out and forgotten rows."""
+        forgotten, held_out = read_forgotten(self.project.root), self.held_out
+        found: dict[str, Any] = {"forgotten": hash_json(forgotten)} if forgotten else {}
+        if held_out:
+            stamps = self.project.store / "upstream" / f"{self.name}.held_out.stamp.json"
+            found["held_out"] = hash_files(held_out, stamps)
+        return found
 
     def _hash_local_model(self, path: str) -> str:
         files = list_local_files(path, self.project.root)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.chain import Chain, Step
@@ -105,6 +106,86 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
         say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
         say("  ft-pipeline status each asset, and why it would be rebuilt")
         say(f"  {last.artifact.path / 'meta' / 'report.md'}")
+
+
+def show_traced_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print what became of a row in each stored build."""
+    if as_json:
+        _print_json(builds)
+        return
+    for build in builds:
+        place = build["place"]
+        age = "the current build" if build["current"] else "an older build"
+        say(f"prompt_completions {build['fingerprint']} ({age}, {build['created_at']})")
+        say(f"  row {row_id}: {place['source']} {place['file']} line {place['line']}")
+        if not build["used"]:
+            repeats = f" (repeats row {place['repeats']})" if place.get("repeats") else ""
+            say(f"  rejected: {place['reason']}: {place['meaning']}{repeats}")
+            continue
+        say(f"  used on the side {place['side']}, in {len(build['examples'])} examples:")
+        for example in build["examples"]:
+            say(f"    {example['example_id']} {example['task']}: {example['prompt'][:80]}")
+        say(f"  built from it: {len(build['built_from_it'])} artifacts")
+        for artifact in build["built_from_it"]:
+            say(f"    {artifact['asset']} {artifact['fingerprint']} ({artifact['created_at']})")
+
+
+def show_traced_artifact(traced: dict[str, Any], as_json: bool) -> None:
+    """Print an artifact's tree back to the sources, and its rows by file."""
+    if as_json:
+        _print_json(traced)
+        return
+
+    def show(node: dict[str, Any], depth: int) -> None:
+        if node.get("lost"):
+            say(f"{'  ' * depth}{node['asset']}: no longer in the store")
+            return
+        revision = f", revision {node['revision']}" if "revision" in node else ""
+        built = f"built {node['created_at']}{revision}"
+        say(f"{'  ' * depth}{node['asset']} {node['fingerprint']} ({built})")
+        for given in node["inputs"]:
+            show(given, depth + 1)
+
+    show(traced["tree"], 0)
+    if traced["rows"]:
+        table = _table("source", "file", "side", "rows")
+        for row in traced["rows"]:
+            table.add_row(*(escape(str(row[n])) for n in ("source", "file", "side", "rows")))
+        _out.print(table)
+
+
+def show_found_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print rows with their place and text."""
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("row_id", "source", "place", "text")
+    for row in rows:
+        place = f"{row['file']}:{row['line']}"
+        table.add_row(*map(escape, (row["row_id"], row["source"], place, row["text"][:160])))
+    _out.print(table)
+    say(f"{len(rows)} rows.")
+
+
+def show_samples(samples: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print examples; trained tokens green, special ones with a background."""
+    if as_json:
+        _print_json(samples)
+        return
+    for sample in samples:
+        _out.rule(f"{sample['task']} · {sample['side']} · {sample['example_id']}")
+        for turn in sample["history"]:
+            _out.print(f"[bold]{escape(turn['role'])}[/]  {escape(turn['content'])}")
+        _out.print(f"[bold]prompt[/]  {escape(sample['prompt'])}")
+        _out.print(f"[bold]completion[/]  {escape(sample['completion'])}")
+        if sample["tokens"]:
+            count = sum(token["trained"] for token in sample["tokens"])
+            _out.print(f"\n[bold]{len(sample['tokens'])} tokens, {count} trained (green)[/]")
+            text = Text()
+            for token in sample["tokens"]:
+                style = "green" if token["trained"] else "dim"
+                text.append(token["text"], style + (" reverse" if token["special"] else ""))
+            _out.print(text)
 
 
 def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:

@@ -38,22 +38,22 @@ RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream
 RULES: dict[str, Rule] = {
     "prompt_completions": Rule(
         "examples",
-        "1",
+        "2",
         ("raw",),
         lambda recipe: {"examples": _dump(recipe.examples)},
         ("ft_pipeline.examples.build",),
-        ("scikit-learn",),
+        ("duckdb", "pyarrow", "rensa", "scikit-learn"),
     ),
     "train_set": Rule(
         "examples",
-        "1",
+        "2",
         ("prompt_completions",),
         lambda recipe: {"side": "train"},
         ("ft_pipeline.examples.sides",),
     ),
     "val_set": Rule(
         "examples",
-        "1",
+        "2",
         ("prompt_completions",),
         lambda recipe: {"side": "val"},
         ("ft_pipeline.examples.sides",),

@@ -119,6 +119,10 @@ class Store:
         _verify_intact(artifact)
         return artifact
 
+    def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
+        """Return an artifact's manifest without looking at its files; None where there is none."""
+        return _read_manifest(self.folder(asset, fingerprint))
+
     def manifests(self, asset: str) -> list[Manifest]:
         """Return the manifests of all artifacts of an asset, the newest first."""
         folders = (self.root / asset).glob("*/" + MANIFEST)

@@ -245,7 +245,8 @@ def _check_result(chain: Chain, name: str, result: CheckResult) -> dg.AssetCheck
 def _metadata_value(artifact: Artifact, value: Any) -> Any:
     """Turn the plain metadata of a manifest into Dagster's.
 
-    `{"markdown": text}`, `{"picture": file}` and `{"columns": {name: type}}` are shown as such.
+    `{"markdown": text}`, `{"picture": file}`, `{"columns": {name: type}}` and `{"lineage": {column:
+    [[asset, column], …]}}` are shown as such.
     """
     if not isinstance(value, dict):
         return "none" if value is None else value
@@ -260,4 +261,16 @@ def _metadata_value(artifact: Artifact, value: Any) -> Any:
     if "columns" in value:
         columns = [dg.TableColumn(name, type=kind) for name, kind in value["columns"].items()]
         return dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))
+    if "lineage" in value:
+        return dg.MetadataValue.column_lineage(
+            dg.TableColumnLineage(
+                {
+                    column: [
+                        dg.TableColumnDep(dg.AssetKey(asset.split("/")), source)
+                        for asset, source in sources
+                    ]
+                    for column, sources in value["lineage"].items()
+                }
+            )
+        )
     return dg.MetadataValue.json(value)

@@ -8,6 +8,7 @@ One line of `train_set/…/train_set.jsonl`:
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -18,15 +19,31 @@ from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict
 from ft_pipeline.examples.build import (
-    EXAMPLES_FILE,
-    REJECTED_FILE,
-    REPORT_FILE,
+    RawSource,
     build_examples,
+    list_template_fields,
+    read_questions,
 )
-from ft_pipeline.examples.sides import FIELDS, find_leaks, write_side
+from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
+from ft_pipeline.examples.sides import (
+    FIELDS,
+    find_empty_texts,
+    find_forged_turns,
+    find_leaks,
+    find_near_across_sides,
+    find_near_questions,
+    read_examples,
+    write_side,
+)
 from ft_pipeline.examples.split import Side
-from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.examples.text import count_control_tokens
+from ft_pipeline.forget import read_forgotten
+from ft_pipeline.jsonl import iterate_jsonl
 from ft_pipeline.store import Draft
+
+SHOWN_EXAMPLES = 10
+SHOWN_REJECTED = 5
+COUNTS = ("rows_read", "rows_used", "rows_rejected", "rows_neutralized")
 
 
 def define_examples(chain: Chain) -> list[dg.AssetsDefinition]:
@@ -43,14 +60,20 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        sources = chain.recipe.sources
+        sources = {
+            source: RawSource(chain.sources[source], draft.inputs[f"raw_{source}"].content)
+            for source in chain.recipe.sources
+        }
         report = build_examples(
             chain.recipe.examples,
-            {source: draft.inputs[f"raw_{source}"].content for source in sources},
-            {source: chain.sources[source].identity for source in sources},
+            sources,
             draft.path,
+            held_out=chain.held_out,
+            forgotten=read_forgotten(chain.project.root),
+            row_cache=chain.project.store / "rows",
         )
         draft.metadata.update(_describe_examples(draft, report))
+        draft.metadata["dagster/column_lineage"] = {"lineage": _trace_columns(chain, report)}
 
     described = spec(
         chain,
@@ -58,39 +81,50 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         description="One record is one prompt/completion pair with the raw rows that it was made "
         "of, its task and its side of the split. Rows that cannot be used are in "
         "`meta/rejected.jsonl`, with their place and reason.",
-        kinds={"python", "json"},
+        kinds={"duckdb", "parquet"},
     )
-    return define(chain, {name: described}, {name: PROMPT_COMPLETIONS_CHECKS}, work)
+    checks = [
+        *PROMPT_COMPLETIONS_CHECKS,
+        _forged_check(chain),
+        _near_check(chain),
+        _held_out_check(chain),
+    ]
+    return define(chain, {name: described}, {name: checks}, work)
 
 
 def _describe_examples(draft: Draft, report: Mapping[str, Any]) -> dict[str, Any]:
-    examples = read_jsonl(draft.path / EXAMPLES_FILE)
-    rejected = read_jsonl(draft.path / REJECTED_FILE)
-    shown = [
-        {"task": e["task"], "prompt": e["prompt"], "completion": e["completion"]}
-        for e in _first_of_each_task(examples)
-    ]
-    columns = {name: type(value).__name__ for name, value in examples[0].items()}
+    shown = read_examples(
+        draft.path / EXAMPLES_FILE,
+        "SELECT task, side, prompt, completion FROM (SELECT *, row_number() OVER (PARTITION BY "
+        "task ORDER BY example_id) AS rank FROM examples) ORDER BY rank, task LIMIT $n",
+        n=SHOWN_EXAMPLES,
+    )
+    rejected = list(islice(iterate_jsonl(draft.path / REJECTED_FILE), SHOWN_REJECTED))
+    fields = ("row_id", "source", "file", "line", "reason", "repeats", "meaning")
     return {
         "dagster/row_count": report["examples"],
-        "dagster/column_schema": {"columns": columns},
-        "rows_read": report["rows_read"],
-        "rows_used": report["rows_used"],
-        "rows_rejected": report["rows_rejected"],
+        "dagster/column_schema": {"columns": dict.fromkeys(report["schema"], "string")},
+        **{name: report[name] for name in COUNTS},
         "preview": {"markdown": preview_table(shown, width=400)},
-        "rejected": {"markdown": preview_table(rejected[:5])},
+        "rejected": {"markdown": preview_table([{f: r[f] for f in fields} for r in rejected])},
         "rejected_by_reason": dict(report["rejected_by_reason"]),
+        "columns_taken": dict(report["columns"]),
         "by_task_and_side": {"markdown": _count_table(report["examples_by_task_and_side"])},
         "by_category": {"markdown": _count_table(report["examples_by_category"])},
         "by_difficulty": {"markdown": _count_table(report["examples_by_difficulty"])},
     }
 
 
-def _first_of_each_task(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    first: dict[str, dict[str, Any]] = {}
-    for example in examples:
-        first.setdefault(example["task"], example)
-    return list(first.values())
+def _trace_columns(chain: Chain, report: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Return for prompt and completion the raw columns that their templates are filled from."""
+    lineage: dict[str, dict[tuple[str, str], None]] = {"prompt": {}, "completion": {}}
+    for given in chain.recipe.examples.inputs:
+        raw = chain.asset(f"raw_{given.source}")
+        for column, fields in list_template_fields(given, chain.recipe.examples).items():
+            for taken in report["columns"][given.source].values():
+                found = {(raw, taken[f].split(".")[0]): None for f in fields if f in taken}
+                lineage[column].update(found)
+    return {column: [list(source) for source in found] for column, found in lineage.items()}
 
 
 def _count_table(counts: Mapping[str, int]) -> str:
@@ -100,15 +134,18 @@ def _count_table(counts: Mapping[str, int]) -> str:
 def _define_side(chain: Chain, name: str, side: Side, checks: list[Check]) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        source = draft.inputs["prompt_completions"].path / EXAMPLES_FILE
-        chosen = write_side(source, side, draft.path / f"{name}.jsonl")
+        target = draft.path / f"{name}.jsonl"
+        count = write_side(draft.inputs["prompt_completions"].path / EXAMPLES_FILE, side, target)
+        shown = list(islice(iterate_jsonl(target), 3))
+        examples = chain.asset("prompt_completions")
         draft.metadata.update(
             {
-                "dagster/row_count": len(chosen),
+                "dagster/row_count": count,
                 "dagster/column_schema": {
-                    "columns": {f: type(chosen[0][f]).__name__ for f in FIELDS} if chosen else {}
+                    "columns": {f: type(shown[0][f]).__name__ for f in FIELDS} if shown else {}
                 },
-                "preview": {"markdown": preview_table(chosen[:3], width=300)},
+                "dagster/column_lineage": {"lineage": {f: [[examples, f]] for f in FIELDS}},
+                "preview": {"markdown": preview_table(shown, width=300)},
             }
         )
 
@@ -132,33 +169,81 @@ def _rows_are_accounted_for(artifact: Artifact, inputs: Mapping[str, Artifact]) 
 
 
 def _no_text_is_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    file = next(p for p in sorted(artifact.path.glob("*.jsonl")))
-    empty = [
-        example["example_id"]
-        for example in read_jsonl(file)
-        if not example["prompt"].strip() or not example["completion"].strip()
-    ]
+    empty = find_empty_texts(_examples_file(artifact, inputs))
     return Verdict(not empty, f"{len(empty)} examples with an empty prompt or completion")
 
 
 def _no_question_is_on_both_sides(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    examples = inputs.get("prompt_completions", artifact)
-    leaks = find_leaks(examples.path / EXAMPLES_FILE)
+    leaks = find_leaks(_examples_file(artifact, inputs))
     return Verdict(not leaks, f"{len(leaks)} questions on both sides", {"leaks": leaks[:10]})
 
 
+def _examples_file(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Any:
+    return inputs.get("prompt_completions", artifact).path / EXAMPLES_FILE
+
+
+def _forged_check(chain: Chain) -> Check:
+    templates = chain.recipe.examples.templates
+    own = {n: count_control_tokens(t.prompt + t.completion) for n, t in templates.items()}
+
+    def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+        forged = find_forged_turns(artifact.path / EXAMPLES_FILE, own)
+        message = f"{len(forged)} examples with a control token that no template put there"
+        return Verdict(not forged, message, {"examples": forged[:10]})
+
+    return Check(
+        "no_turn_is_forged",
+        "No text holds a token that marks turns or thoughts, beside a template's own.",
+        evaluate,
+    )
+
+
+def _near_check(chain: Chain) -> Check:
+    threshold = chain.recipe.examples.near_duplicates.threshold
+
+    def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+        if threshold is None:
+            return Verdict(True, "not looked for: examples.near_duplicates.threshold is null")
+        pairs = find_near_across_sides(artifact.path / ROWS_FILE, threshold)
+        return Verdict(not pairs, f"{len(pairs)} near-duplicates across the sides")
+
+    return Check(
+        "no_validation_question_is_near_training",
+        "No question of the validation side has a near-duplicate on the training side.",
+        evaluate,
+        version=f"1 {threshold}",
+    )
+
+
+def _held_out_check(chain: Chain) -> Check:
+    examples = chain.recipe.examples
+    threshold = examples.near_duplicates.threshold
+
+    def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+        if not examples.held_out or threshold is None:
+            return Verdict(True, "the recipe names no held-out file")
+        questions = [q for name, path in chain.held_out.items() for q in read_questions(name, path)]
+        near = find_near_questions(artifact.path / ROWS_FILE, threshold, questions)
+        message = f"{len(near)} questions near one of {len(questions)} held-out ones"
+        return Verdict(not near, message)
+
+    return Check(
+        "no_held_out_question_is_used",
+        "No question has a near-duplicate in a held-out file of the recipe.",
+        evaluate,
+    )
+
+
 def _is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    count = sum(len(read_jsonl(file)) for file in artifact.path.glob("*.jsonl"))
+    count = sum(1 for file in artifact.path.glob("*.jsonl") for _ in file.open("rb"))
     return Verdict(count > 0, f"{count} examples", {"examples": count})
 
 
-NO_EMPTY_TEXT = Check(
-    "no_text_is_empty", "Every prompt and every completion has text.", _no_text_is_empty
-)
 NO_LEAK = Check(
     "no_question_is_on_both_sides",
     "No question of the training side is on the validation side, alone or in a set.",
     _no_question_is_on_both_sides,
+    version="2",
 )
 PROMPT_COMPLETIONS_CHECKS = [
     Check(
@@ -166,11 +251,13 @@ PROMPT_COMPLETIONS_CHECKS = [
         "Rows read = rows used + rows rejected with a reason.",
         _rows_are_accounted_for,
     ),
-    NO_EMPTY_TEXT,
+    Check(
+        "no_text_is_empty",
+        "Every prompt and every completion has text.",
+        _no_text_is_empty,
+        version="2",
+    ),
     NO_LEAK,
 ]
-SIDE_CHECKS = [
-    Check("is_not_empty", "The side has at least one example.", _is_not_empty),
-    NO_EMPTY_TEXT,
-]
+SIDE_CHECKS = [Check("is_not_empty", "The side has at least one example.", _is_not_empty)]
 TRAIN_SET_CHECKS = [*SIDE_CHECKS, NO_LEAK]

@@ -7,20 +7,26 @@ An artifact of `raw_trivia` holds the downloaded files as they came, for example
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.artifacts import META, Artifact
+from ft_pipeline.artifacts import Artifact, hash_json
 from ft_pipeline.assets.build import asset_key, define, spec
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.evaluation.report import markdown_cell
-from ft_pipeline.examples.parse import NEEDED_COLUMNS
-from ft_pipeline.examples.rows import Malformed, Row, read_rows
-from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
+from ft_pipeline.examples.columns import find_column
+from ft_pipeline.examples.formats import read_blocks, to_list
+from ft_pipeline.sources.catalog import AnySource
+from ft_pipeline.sources.upstream import (
+    describe_reading,
+    fetch,
+    read_revision,
+    resolve_revision,
+)
 from ft_pipeline.store import Draft
 
 SOURCE_FILE = "meta/source.json"
@@ -91,11 +97,9 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
         description=f"{declared.description} The files of `{source}`, unchanged, from {origin}.",
         kinds={"file" if chain.recipe.use_samples else declared.kind.replace("_", "")},
     ).replace_attributes(deps=[_upstream_key(chain, source)])
-    given = next(i for i in chain.recipe.examples.inputs if i.source == source)
-    needed = (*NEEDED_COLUMNS[given.parser], *declared.identity)
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
-        _fetch(chain, source, drafts[name], needed)
+        _fetch(chain, source, drafts[name])
 
     def prepare() -> None:
         project = chain.project
@@ -103,64 +107,105 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
         if read_revision(source, declared, project.root, project.store, sample) is None:
             resolve_revision(source, declared, project.root, project.store)
 
+    reading = hash_json(describe_reading(declared))
+
+    def is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+        facts = _facts(source, declared, artifact)
+        message = f"{facts['rows']} rows, {facts['broken_rows']} of them broken"
+        return Verdict(facts["rows"] > facts["broken_rows"], message, {"rows": facts["rows"]})
+
+    def identity_is_present(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+        missing = _facts(source, declared, artifact)["missing_identity"]
+        message = " ".join(missing) or "all there"
+        return Verdict(not missing, message)
+
+    named = ", ".join(declared.identity) or "all columns"
     checks = [
         Check(
             "is_not_empty",
-            "The source has at least one row.",
-            _is_not_empty,
+            "The source has at least one row that can be read.",
+            is_not_empty,
+            version=f"2 {reading}",
         ),
         Check(
-            "columns_are_present",
-            f"Every file has the columns that the recipe's parser needs: {', '.join(needed)}.",
-            _columns_are_present,
+            "identity_columns_are_present",
+            f"Every file has the columns that make its row_id: {named}.",
+            identity_is_present,
+            version=f"2 {reading}",
         ),
     ]
     return define(chain, {name: described}, {name: checks}, work, prepare)
 
 
-def _fetch(chain: Chain, source: str, draft: Draft, needed: tuple[str, ...]) -> None:
+def _fetch(chain: Chain, source: str, draft: Draft) -> None:
     declared = chain.sources[source]
     revision = str(draft.ingredients.settings["revision"])
-    fetch(source, declared, revision, chain.project.root, draft.path, chain.recipe.use_samples)
-    fetched = draft.preview().content
-    rows = list(read_rows(fetched, source, declared.identity, needed))
-    usable = [row for row in rows if isinstance(row, Row)]
-    facts: dict[str, Any] = {
+    use_sample = chain.recipe.use_samples
+    fetched = fetch(source, declared, revision, chain.project.root, draft.path, use_sample)
+    facts = {
         "source": source,
         "revision": revision,
-        "licence": declared.licence,
-        "rows": len(rows),
-        "malformed_rows": sum(isinstance(row, Malformed) for row in rows),
-        "columns": sorted({column for row in usable for column in row.values}),
-        "needed_columns": list(needed),
-        "bytes": {name: path.stat().st_size for name, path in fetched.items()},
-        "fetched_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "licence": fetched.licence,
+        "fetched_at": fetched.fetched_at,
+        "files": {name: entry.model_dump() for name, entry in fetched.files.items()},
+        **_read_facts(source, declared, draft.preview().content),
     }
-    text = json.dumps(facts, indent=1)
-    (draft.path / META / "source.json").write_text(text + "\n", encoding="utf-8")
-    columns = {column: "string" for column in facts["columns"]}
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
+    (draft.path / SOURCE_FILE).write_text(text + "\n", encoding="utf-8")
     draft.metadata.update(
         {
-            "dagster/row_count": len(rows),
-            "dagster/column_schema": {"columns": columns},
+            "dagster/row_count": facts["rows"],
+            "dagster/column_schema": {"columns": dict.fromkeys(facts["columns"], "string")},
             "revision": revision,
-            "licence": declared.licence,
-            "fetched_at": facts["fetched_at"],
-            "preview": {"markdown": preview_table([row.values for row in usable[:3]])},
+            "licence": fetched.licence,
+            "fetched_at": fetched.fetched_at,
+            "broken_rows": facts["broken_rows"],
+            "preview": {"markdown": preview_table(facts["preview"])},
         }
     )
 
 
-def _is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    rows = artifact.read_json(SOURCE_FILE)["rows"]
-    return Verdict(rows > 0, f"{rows} rows", {"rows": rows})
+def _facts(source: str, declared: AnySource, artifact: Artifact) -> dict[str, Any]:
+    """Return what was seen when the source was fetched; read again if it is read otherwise now."""
+    facts: dict[str, Any] = artifact.read_json(SOURCE_FILE)
+    if facts.get("reading") == hash_json(describe_reading(declared)):
+        return facts
+    return _read_facts(source, declared, artifact.content)
 
 
-def _columns_are_present(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    facts = artifact.read_json(SOURCE_FILE)
-    missing = sorted(set(facts["needed_columns"]) - set(facts["columns"]))
-    message = f"missing: {', '.join(missing)}" if missing else f"all of {facts['needed_columns']}"
-    return Verdict(not missing, message)
+def _read_facts(source: str, declared: AnySource, files: Mapping[str, Path]) -> dict[str, Any]:
+    rows, broken = 0, 0
+    columns: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    preview: list[dict[str, Any]] = []
+    for block in read_blocks(source, files, declared.format):
+        rows += len(block.lines) + len(block.broken)
+        broken += len(block.broken)
+        names = list(block.columns)
+        columns.update(dict.fromkeys(names))
+        if block.lines:
+            found = {n: find_column(n, names, declared.aliases) for n in declared.identity}
+            missing.update(
+                {
+                    f"{block.file}: no column `{name}`. Found: {', '.join(names)}."
+                    f"{suggest(name, tuple(names))}": None
+                    for name, column in found.items()
+                    if column is None
+                }
+            )
+        if len(preview) < 3:
+            shown = {name: to_list(values[:3]) for name, values in block.columns.items()}
+            preview += [
+                dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)
+            ]
+    return {
+        "rows": rows,
+        "broken_rows": broken,
+        "columns": list(columns),
+        "missing_identity": list(missing),
+        "preview": preview[:3],
+        "reading": hash_json(describe_reading(declared)),
+    }
 
 
 def preview_table(records: list[dict[str, Any]], width: int = 160) -> str:
@@ -176,5 +221,5 @@ def preview_table(records: list[dict[str, Any]], width: int = 160) -> str:
 
 
 def _shorten(value: Any, width: int) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return markdown_cell(text if len(text) <= width else text[: width - 1] + "…")

@@ -13,8 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.metrics import score_chain_of_thought, score_quiz, summarize_scores
+from ft_pipeline.evaluation.metrics import (
+    score_answer,
+    score_chain_of_thought,
+    score_quiz,
+    summarize_scores,
+)
 from ft_pipeline.evaluation.report import render_report
+from ft_pipeline.examples.templates import parse_chain_of_thought
 from ft_pipeline.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.recipe import Metrics
 
@@ -57,9 +63,11 @@ def _score(
     model: str, answer: Mapping[str, Any], reference: str, metrics: Metrics
 ) -> dict[str, Any]:
     record = {"model": model, "example_id": answer["example_id"], "task": answer["task"]}
-    if answer["task"] == "chain_of_thought":
+    if answer["task"] in ("quiz_question", "quiz_set"):
+        return record | score_quiz(answer["prompt"], answer["generation"], metrics)
+    if parse_chain_of_thought(reference) is not None:
         return record | score_chain_of_thought(answer["generation"], reference, metrics)
-    return record | score_quiz(answer["prompt"], answer["generation"], metrics)
+    return record | score_answer(answer["generation"], reference, metrics)
 
 
 def _finished(answers: list[dict[str, Any]]) -> float:

@@ -57,10 +57,17 @@ def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
 def score_chain_of_thought(answer: str, reference: str, metrics: Metrics) -> dict[str, float]:
     """Return closed (`<think>…</think>` is there), exact match and token F1 of the response."""
     given, wanted = parse_chain_of_thought(answer), parse_chain_of_thought(reference)
-    found = normalize(given.response if given else answer, metrics.answer_normalization)
-    expected = normalize(wanted.response if wanted else reference, metrics.answer_normalization)
+    scored = score_answer(
+        given.response if given else answer, wanted.response if wanted else reference, metrics
+    )
+    return {"think_closed": float(given is not None), **scored}
+
+
+def score_answer(answer: str, reference: str, metrics: Metrics) -> dict[str, float]:
+    """Return exact match and token F1 of a whole answer, both normalised."""
+    found = normalize(answer, metrics.answer_normalization)
+    expected = normalize(reference, metrics.answer_normalization)
     return {
-        "think_closed": float(given is not None),
         "exact_match": float(found == expected),
         "token_f1": token_f1(found, expected),
     }
@@ -87,6 +94,7 @@ def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
     """Return the shares over all scored answers; NaN where a task has no answer."""
     quiz = [s for s in scores if "items_asked" in s]
     cot = [s for s in scores if "think_closed" in s]
+    answers = [s for s in scores if "exact_match" in s]
     asked = sum(s["items_asked"] for s in quiz)
     return {
         "valid_items_share": _ratio(sum(s["items_valid"] for s in quiz), asked),
@@ -94,8 +102,8 @@ def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
             sum(min(s["items_found"], s["items_asked"]) for s in quiz), asked
         ),
         "think_closed_share": _ratio(sum(s["think_closed"] for s in cot), len(cot)),
-        "exact_match": _ratio(sum(s["exact_match"] for s in cot), len(cot)),
-        "token_f1": _ratio(sum(s["token_f1"] for s in cot), len(cot)),
+        "exact_match": _ratio(sum(s["exact_match"] for s in answers), len(answers)),
+        "token_f1": _ratio(sum(s["token_f1"] for s in answers), len(answers)),
     }
 
 

@@ -1,6 +1,6 @@
 """From raw files to prompt/completion examples: asset `prompt_completions`.
 
-One example of `examples.jsonl`:
+One example of `examples.parquet`:
 
     {"example_id": "5f0a…", "task": "quiz_question", "side": "train",
      "prompt": "Generate a quiz question about Geography with easy difficulty.",
@@ -8,248 +8,345 @@ One example of `examples.jsonl`:
      "category": "Geography", "difficulty": "easy"}
 
 `meta/rejected.jsonl` lists every row that was not used, with its place and reason;
-`meta/rows.jsonl` every used row, with its place, group and side.
+`meta/rows.parquet` every used row, with its place, question, group and side.
+
+The rows are read (rows.py), judged by SQL in DuckDB, put in order of row_id (order.py), freed of
+duplicates (fates.py) and rendered, a part at a time, so that memory does not grow with the data.
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import hash_json
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.examples.parse import (
-    NEEDED_COLUMNS,
-    REASONS,
-    Reasoning,
-    Rejected,
-    Trivia,
-    compute_group,
-    parse_row,
-)
-from ft_pipeline.examples.rows import Malformed, read_rows
-from ft_pipeline.examples.split import Side, assign_sides, form_sets
-from ft_pipeline.examples.templates import (
-    is_readable,
-    render_chain_of_thought,
-    render_quiz_question,
-    render_quiz_set,
-)
-from ft_pipeline.jsonl import write_jsonl
-from ft_pipeline.recipe import ExampleInput, Examples
+import duckdb
+import numpy as np
+import pyarrow as pa
 
-EXAMPLES_FILE = "examples.jsonl"
-ROWS_FILE = "meta/rows.jsonl"
-REJECTED_FILE = "meta/rejected.jsonl"
-REPORT_FILE = "meta/report.json"
+from ft_pipeline.examples.database import open_database, quote, quote_name
+from ft_pipeline.examples.fates import Fates, decide_fates
+from ft_pipeline.examples.order import Parts, find_repeated, in_batches
+from ft_pipeline.examples.outputs import Outputs
+from ft_pipeline.examples.parse import PARSERS, Parser, normalize_label
+from ft_pipeline.examples.rows import RowReader, describe_columns, make_reader
+from ft_pipeline.examples.sets import render_sets
+from ft_pipeline.examples.split import assign_sides
+from ft_pipeline.examples.templates import QUIZ_SET, TEMPLATES, Template, find_fields, to_sql
+from ft_pipeline.examples.text import count_control_tokens, neutralize_array
+from ft_pipeline.recipe import ExampleInput, Examples, Split
+from ft_pipeline.sources.catalog import Source
+
+BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class UsableRow:
-    """A parsed row with its place and its group."""
+class RawSource:
+    """The files of a source by name, and how they are read."""
 
-    row_id: str
-    source: str
-    file: str
-    line: int
-    group: str
-    item: Trivia | Reasoning
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt/completion pair and the rows that it was made of."""
-
-    task: str
-    prompt: str
-    completion: str
-    source_rows: tuple[str, ...]
-    groups: tuple[str, ...]
-    side: Side
-    category: str | None
-    difficulty: str | None
+    declared: Source
+    files: Mapping[str, Path]
 
     @property
-    def example_id(self) -> str:
-        return hash_json([self.task, self.prompt, self.completion, self.source_rows])
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files.values())
 
 
 @dataclass
-class RowAccount:
-    """Every row read is either used or rejected."""
+class Input:
+    """One source on its way: its reader, templates, and usable rows in order of row_id."""
 
-    read: int = 0
-    usable: list[UsableRow] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+    number: int
+    given: ExampleInput
+    raw: RawSource
+    templates: dict[str, Template]
+    split: Split
+    reader: RowReader
+    rows: Parts
 
-    def reject(self, row_id: str | None, source: str, file: str, line: int, reason: str) -> None:
-        place = {"row_id": row_id, "source": source, "file": file, "line": line}
-        self.rejected.append({**place, "reason": reason, "meaning": REASONS[reason]})
+    @property
+    def parser(self) -> Parser:
+        return PARSERS[self.given.parser]
 
 
 def build_examples(
     examples: Examples,
-    raw_files: Mapping[str, Mapping[str, Path]],
-    identity: Mapping[str, tuple[str, ...]],
+    sources: Mapping[str, RawSource],
     folder: Path,
+    held_out: Mapping[str, Path] | None = None,
+    forgotten: Sequence[str] = (),
+    row_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Make all examples of a recipe and write them to `folder`; return the report.
 
-    `raw_files` (by name) and `identity` (columns) are given by source. Raises PipelineError where
-    a file cannot be read, every row is rejected, or one side of the split is empty.
+    `held_out` gives the files of `examples.held_out` by name, `forgotten` row ids that must not be
+    used. Raises PipelineError where a file cannot be read, every row is rejected, or one side of
+    the split is empty.
     """
-    account = RowAccount()
-    for given in examples.inputs:
-        _read_source(given, raw_files[given.source], identity[given.source], account)
-    _require_rows(account)
-    sides = assign_sides((row.group for row in account.usable), examples.split)
-    made = _render_all(examples.inputs, account, sides)
-    _drop_unused(account, made)
-    _require_rows(account)
-    return _write(made, account, sides, folder)
-
-
-def _require_rows(account: RowAccount) -> None:
-    if not account.read:
-        raise PipelineError("prompt_completions: the sources have no rows. Add some.")
-    if not account.usable:
-        reasons = Counter(r["reason"] for r in account.rejected)
-        listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
-        raise PipelineError(
-            f"prompt_completions: every one of the {account.read} rows was rejected: {listed}. "
-            f"First: {account.rejected[0]}. Check the parser and the columns of the source."
-        )
-
-
-def _read_source(
-    given: ExampleInput, raw: Mapping[str, Path], identity: tuple[str, ...], account: RowAccount
-) -> None:
-    source = given.source
-    chosen: dict[str, UsableRow] = {}
-    for row in read_rows(raw, source, identity, NEEDED_COLUMNS[given.parser]):
-        account.read += 1
-        if isinstance(row, Malformed):
-            account.reject(None, source, row.file, row.line, "malformed_row")
-            continue
-        item = parse_row(given.parser, row)
-        if isinstance(item, Rejected) or not is_readable(item):
-            reason = item.reason if isinstance(item, Rejected) else "not_renderable"
-            account.reject(row.row_id, source, row.file, row.line, reason)
-            continue
-        group = compute_group(item.question)
-        found = UsableRow(row.row_id, source, row.file, row.line, group, item)
-        # Of duplicates that differ in other columns the same one is kept in any order of the rows.
-        kept, *dropped = sorted(
-            (r for r in (chosen.get(row.row_id), found) if r), key=lambda r: repr(r.item)
-        )
-        chosen[row.row_id] = kept
-        for other in dropped:
-            account.reject(other.row_id, source, other.file, other.line, "duplicate")
-    account.usable += chosen.values()
-
-
-def _render_all(
-    inputs: Iterable[ExampleInput], account: RowAccount, sides: Mapping[str, Side]
-) -> list[Example]:
-    made: list[Example] = []
-    for given in inputs:
-        rows = [row for row in account.usable if row.source == given.source]
-        for template in given.templates:
-            if template == "quiz_set":
-                made += _render_sets(rows, sides, given.set_size)
-            else:
-                made += [_render_single(template, row, sides[row.group]) for row in rows]
-    return sorted(made, key=lambda example: example.example_id)
-
-
-RENDERERS: dict[str, Callable[[Any], tuple[str, str]]] = {
-    "quiz_question": render_quiz_question,
-    "chain_of_thought": render_chain_of_thought,
-}
-
-
-def _render_single(template: str, row: UsableRow, side: Side) -> Example:
-    prompt, completion = RENDERERS[template](row.item)
-    return Example(
-        task=template,
-        prompt=prompt,
-        completion=completion,
-        source_rows=(row.row_id,),
-        groups=(row.group,),
-        side=side,
-        category=getattr(row.item, "category", None),
-        difficulty=getattr(row.item, "difficulty", None),
-    )
-
-
-def _render_sets(
-    rows: Iterable[UsableRow], sides: Mapping[str, Side], mean_size: int
-) -> Iterable[Example]:
-    shelves: dict[tuple[str, Side], list[tuple[str, UsableRow]]] = {}
-    for row in sorted(rows, key=lambda row: row.row_id):  # whatever the order of the files
-        if isinstance(row.item, Trivia):
-            shelf = shelves.setdefault((row.item.category, sides[row.group]), [])
-            shelf.append((row.group, row))
-    for (category, side), shelf in sorted(shelves.items()):
-        for members in form_sets(shelf, mean_size):
-            prompt, completion = render_quiz_set(
-                [row.item for row in members if isinstance(row.item, Trivia)]
-            )
-            yield Example(
-                task="quiz_set",
-                prompt=prompt,
-                completion=completion,
-                source_rows=tuple(row.row_id for row in members),
-                groups=tuple(row.group for row in members),
-                side=side,
-                category=category,
-                difficulty=None,
-            )
-
-
-def _drop_unused(account: RowAccount, made: list[Example]) -> None:
-    used = {row_id for example in made for row_id in example.source_rows}
-    for row in account.usable:
-        if row.row_id not in used:
-            account.reject(row.row_id, row.source, row.file, row.line, "too_few_for_a_set")
-    account.usable = [row for row in account.usable if row.row_id in used]
-
-
-def _write(
-    made: list[Example], account: RowAccount, sides: Mapping[str, Side], folder: Path
-) -> dict[str, Any]:
-    write_jsonl(folder / EXAMPLES_FILE, ({"example_id": e.example_id, **asdict(e)} for e in made))
-    write_jsonl(folder / REJECTED_FILE, account.rejected)
-    write_jsonl(
-        folder / ROWS_FILE,
-        (
-            {
-                "row_id": row.row_id,
-                "source": row.source,
-                "file": row.file,
-                "line": row.line,
-                "group": row.group,
-                "side": sides[row.group],
-            }
-            for row in account.usable
-        ),
-    )
-    report = {
-        "rows_read": account.read,
-        "rows_used": len(account.usable),
-        "rows_rejected": len(account.rejected),
-        "rejected_by_reason": _count(row["reason"] for row in account.rejected),
-        "examples": len(made),
-        "examples_by_task_and_side": _count(f"{e.task} {e.side}" for e in made),
-        "examples_by_category": _count(e.category for e in made if e.category),
-        "examples_by_difficulty": _count(e.difficulty for e in made if e.difficulty),
-        "questions_by_side": _count(sides.values()),
-    }
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name:
+        scratch = Path(name)
+        with open_database(scratch) as con, Outputs(folder, scratch, con, examples) as outputs:
+            con.register("forgotten", pa.table({"row_id": pa.array(forgotten, pa.string())}))
+            inputs = [
+                _open_input(number, given, sources[given.source], examples, scratch)
+                for number, given in enumerate(examples.inputs)
+            ]
+            for each in inputs:
+                _read_input(con, each, examples, outputs, bool(forgotten))
+            questions = [_list_questions(con, each) for each in inputs]
+            test_questions = {n: read_questions(n, path) for n, path in (held_out or {}).items()}
+            fates = decide_fates(con, examples, questions, test_questions, row_cache)
+            for each in inputs:
+                _render_input(con, each, fates, outputs, scratch)
+            report = outputs.finish(sum(each.reader.read for each in inputs))
+    report["columns"] = {each.given.source: describe_columns(each.reader) for each in inputs}
+    outputs.write_report(report)
     return report
 
 
-def _count(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))
+def needed_columns(given: ExampleInput, examples: Examples) -> tuple[str, ...]:
+    """Return the fields and columns that an input's templates ask for."""
+    templates = _choose_templates(given, examples)
+    parser = PARSERS[given.parser]
+    own = {*parser.rendered, "task", "n", *(("prompt", "completion") if parser.expand else ())}
+    fields = {name for template in templates.values() for name in template.fields}
+    return tuple(sorted(fields - own))
+
+
+def list_template_fields(given: ExampleInput, examples: Examples) -> dict[str, set[str]]:
+    """Return the fields that an input's prompts and completions are filled from."""
+    templates = _choose_templates(given, examples).values()
+    made_of = {"options": {"incorrect_answers"}, "n": set(), "task": {"label"}}
+    if PARSERS[given.parser].expand:
+        made_of |= {name: set(PARSERS[given.parser].fields) for name in ("prompt", "completion")}
+    named = {
+        "prompt": {f for t in templates for f in find_fields(t.prompt)},
+        "completion": {f for t in templates for f in find_fields(t.completion)},
+    }
+    return {
+        column: {field for name in names for field in made_of.get(name, {name})}
+        for column, names in named.items()
+    }
+
+
+def read_questions(name: str, path: Path) -> Iterator[str]:
+    """Yield the questions of a held-out file. Raises PipelineError where it has no such column."""
+    reader = make_reader(f"held_out {name}", Source(), "held_out")
+    for batch in reader.read_batches({path.name: path}):
+        yield from (question for question in batch.column("question").to_pylist() if question)
+
+
+def _choose_templates(given: ExampleInput, examples: Examples) -> dict[str, Template]:
+    shipped = TEMPLATES[given.parser]
+    custom = {n: Template(t.prompt, t.completion) for n, t in examples.templates.items()}
+    return {name: shipped.get(name) or custom[name] for name in given.templates}
+
+
+def _open_input(
+    number: int, given: ExampleInput, raw: RawSource, examples: Examples, scratch: Path
+) -> Input:
+    reader = make_reader(given.source, raw.declared, given.parser, needed_columns(given, examples))
+    rows = Parts(scratch / f"rows{number}", raw.bytes)
+    templates = _choose_templates(given, examples)
+    return Input(number, given, raw, templates, examples.split, reader, rows)
+
+
+def _read_input(
+    con: duckdb.DuckDBPyConnection,
+    each: Input,
+    examples: Examples,
+    outputs: Outputs,
+    forgets: bool,
+) -> None:
+    """Read a source's rows, judge them, and put the usable ones in order."""
+    batches = each.reader.read_batches(each.raw.files)
+    con.register("read", pa.RecordBatchReader.from_batches(each.reader.schema, batches))
+    try:
+        for batch in con.sql(_judge(each, examples, forgets)).to_arrow_reader(BATCH_ROWS):
+            reasons = batch.column("reason")
+            rejected = batch.filter(reasons.is_valid())
+            if len(rejected):
+                outputs.reject(each.given.source, rejected)
+                batch = batch.filter(reasons.is_null())
+            each.rows.write(batch.drop_columns(["reason", "text"]))
+    except duckdb.Error as error:
+        raise (each.reader.failure or error) from error
+    each.rows.close()
+    con.unregister("read")
+
+
+def _judge(each: Input, examples: Examples, forgets: bool) -> str:
+    """Return the query that gives each row its row_id, its group, and the reason against it."""
+    parser = each.parser
+    normal = dict(parser.normal)
+    rules = [*parser.rules]
+    if each.given.labels:
+        cases = " ".join(
+            f"WHEN {quote(normalize_label(key).lower())} THEN {quote(text)}"
+            for key, text in each.given.labels.items()
+        )
+        normal["label"] = f"CASE lower(label) WHEN '' THEN '' {cases} END"
+        rules.append(("unknown_label", "label IS NULL"))
+    needed = [n for n in needed_columns(each.given, examples) if n not in parser.fields]
+    internal = each.reader.internal
+    rules += [("empty_text", f"{quote_name(internal.get(name, name))} = ''") for name in needed]
+    if examples.control_tokens == "reject":
+        rules.insert(0, ("control_tokens", "controlled"))
+    if forgets:
+        rules.insert(0, ("forgotten", "row_id IN (SELECT row_id FROM forgotten)"))
+    cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in rules)
+    replaced = ", ".join(f"{sql} AS {quote_name(name)}" for name, sql in normal.items())
+    derived = "".join(f", {sql} AS {quote_name(name)}" for name, sql in parser.derived.items())
+    dropped = ", ".join(["broken", *map(quote_name, parser.derived)])
+    return (
+        f"SELECT * EXCLUDE ({dropped}), CASE WHEN broken IS NOT NULL THEN broken {cases} END "
+        f"AS reason FROM (SELECT *{derived} FROM (SELECT left(sha256(identity), 32) AS row_id, "
+        "left(md5(letters), 16) AS question_group, * EXCLUDE (identity, letters) "
+        f"{f'REPLACE ({replaced})' if replaced else ''} FROM read))"
+    )
+
+
+def _settle(
+    con: duckdb.DuckDBPyConnection, each: Input, columns: Sequence[str] = ()
+) -> Iterator[tuple[pa.Table, pa.Table | None]]:
+    """Yield, part by part, the rows that are kept, and the duplicates (with `repeats`) if any.
+
+    Of rows with the same row_id the one with the smallest values is kept, then the first by place.
+    Kept rows have a `side`, by hash. `columns`, if given, are all that is needed of them.
+    """
+    for part in each.rows.parts():
+        table = each.rows.read(part, columns)
+        repeated = find_repeated(table)
+        if columns and repeated.any():
+            table = each.rows.read(part)
+        sides = assign_sides(pa.concat_arrays(table.column("question_group").chunks), each.split)
+        table = table.append_column("side", sides)
+        if not repeated.any():
+            yield table, None
+            continue
+        dropped = _rank_repeated(con, table, repeated)
+        kept = np.ones(len(table), bool)
+        kept[dropped] = False
+        duplicates = table.take(pa.array(dropped))
+        duplicates = duplicates.append_column("repeats", duplicates.column("row_id"))
+        yield table.filter(pa.array(kept)).combine_chunks(), duplicates
+
+
+def _rank_repeated(
+    con: duckdb.DuckDBPyConnection, table: pa.Table, repeated: np.ndarray
+) -> np.ndarray:
+    """Return the places of the rows that repeat another one, without the one that is kept."""
+    places = np.flatnonzero(repeated)
+    con.register("repeated", table.take(pa.array(places)).append_column("place", pa.array(places)))
+    values = [n for n in table.column_names if n not in ("row_id", "file", "line")]
+    order = ", ".join([*map(quote_name, values), "file", "line"])
+    ranks = con.sql(
+        f"SELECT place, row_number() OVER (PARTITION BY row_id ORDER BY {order}) AS rank "
+        "FROM repeated"
+    ).to_arrow_table()
+    con.unregister("repeated")
+    return np.sort(ranks.column("place").to_numpy()[ranks.column("rank").to_numpy() > 1])
+
+
+def _list_questions(con: duckdb.DuckDBPyConnection, each: Input) -> Iterator[pa.Table]:
+    """Yield what decides the fate of each row: row_id, group, question, category and side."""
+    has_category = "category" in each.parser.optional
+    wanted = ["row_id", "question_group", each.parser.question]
+    wanted += ["category"] if has_category else []
+    for table, _ in _settle(con, each, wanted):
+        missing = pa.chunked_array([pa.nulls(len(table), pa.string())])
+        yield pa.table(
+            {
+                "row_id": table.column("row_id"),
+                "question_group": table.column("question_group"),
+                "question": table.column(each.parser.question),
+                "category": table.column("category") if has_category else missing,
+                "side": table.column("side"),
+            }
+        )
+
+
+def _render_input(
+    con: duckdb.DuckDBPyConnection, each: Input, fates: Fates, outputs: Outputs, scratch: Path
+) -> None:
+    """Render the rows of a source, part by part, and write examples, rows and rejected ones."""
+    source = each.given.source
+    members = Parts(scratch / f"sets{each.number}", each.raw.bytes)
+    query = _render_query(each)
+    for settled, duplicates in _settle(con, each):
+        used, dropped = fates.apply(settled)
+        for rows, reason in ((duplicates, "duplicate"), (dropped, "")):
+            if rows is not None:
+                outputs.reject(source, rows, reason)
+        con.register("part", in_batches(used))
+        if query is not None:
+            outputs.write_examples(_disarm(con.sql(query).to_arrow_table(), each))
+        outputs.write_rows(source, used, each.parser.question)
+        if QUIZ_SET in each.templates:
+            for batch in con.sql(_list_members(each)).to_arrow_table().to_batches():
+                members.write(batch)
+        con.unregister("part")
+    members.close()
+    for table in render_sets(con, members):
+        outputs.write_examples(table)
+
+
+def _disarm(examples: pa.Table, each: Input) -> pa.Table:
+    """Neutralize control tokens that fields made up together, where the template has none itself."""
+    shipped = TEMPLATES[each.given.parser]
+    custom = [t for name, t in each.templates.items() if name not in shipped]
+    if not custom or any(count_control_tokens(t.prompt + t.completion) for t in custom):
+        return examples
+    for name in ("prompt", "completion"):
+        texts, touched = neutralize_array(pa.concat_arrays(examples.column(name).chunks))
+        if touched is not None:
+            examples = examples.set_column(examples.schema.get_field_index(name), name, texts)
+    return examples
+
+
+def _list_members(each: Input) -> str:
+    """Return the query for the rows of sets, under the id of their set."""
+    item = to_sql(each.templates[QUIZ_SET].completion, _columns(each))
+    return (
+        f"SELECT set_id AS row_id, position, row_id AS member, question_group, side, category, "
+        f"{item} AS item FROM part JOIN members USING (row_id)"
+    )
+
+
+def _render_query(each: Input) -> str | None:
+    """Return the query that renders the templates of single rows, row by row; None without any."""
+    columns = _columns(each)
+    has = {**each.parser.optional, **each.parser.fields}
+    fixed = {
+        "category": "nullif(category, '')" if "category" in has else "NULL::VARCHAR",
+        "difficulty": "nullif(difficulty, '')" if "difficulty" in has else "NULL::VARCHAR",
+        "history": "history" if each.parser.expand else "NULL::VARCHAR",
+        "source_rows": "[row_id]",
+        "groups": "[question_group]",
+        "side": "side",
+    }
+    others = ", ".join(f"{sql} AS {name}" for name, sql in fixed.items())
+    made = [
+        f"SELECT row_id, {number} AS number, '{name}' AS task, {to_sql(t.prompt, columns)} AS "
+        f"prompt, {to_sql(t.completion, columns)} AS completion, {others} FROM part"
+        for number, (name, t) in enumerate(each.templates.items())
+        if name != QUIZ_SET
+    ]
+    if not made:
+        return None
+    order = " ORDER BY row_id, number" if len(made) > 1 else ""
+    return (
+        "SELECT * EXCLUDE (row_id, number), md5(concat_ws(chr(31), task, history, prompt, "
+        f"completion, row_id)) AS example_id FROM ({' UNION ALL '.join(made)}){order}"
+    )
+
+
+def _columns(each: Input) -> dict[str, str]:
+    """Return the SQL of each field that a template may name."""
+    columns = {name: quote_name(name) for name in each.reader.schema.names}
+    columns |= {name: quote_name(column) for name, column in each.reader.internal.items()}
+    columns |= {name: f"({sql})" for name, sql in each.parser.rendered.items()}
+    labels = sorted(set(each.given.labels.values()))
+    question = f"Which label fits this dialogue: {' or '.join(labels)}?"
+    columns["task"] = quote(question if labels else "Which label fits this dialogue?")
+    return columns

@@ -1,178 +1,215 @@
-"""Read raw files into rows, each with its place and its `row_id`.
+"""Rows of one source as Arrow batches: place, identity, and the parser's fields, read and cleaned.
 
-A row of `data/samples/trivia.csv`:
+One row of a batch, shortened:
 
-    Row(row_id="0b1d…", file="trivia.csv", line=2, values={"category": "Geography", "question":
-        "Which river flows through Paris?", "correct_answer": "Seine", …})
+    {"file": "trivia.csv", "line": 2, "broken": None, "text": None, "controlled": False,
+     "identity": "trivia\\x1fcorrect_answer\\x1eSeine\\x1fquestion\\x1eWhich river…", "letters":
+     "whichriverflowsthroughparis\\n", "question": "Which river…", "incorrect_answers": ["Loire"]}
+
+`row_id` is 32 hex characters of SHA-256 over `identity`: the source's name and its identity
+columns, cleaned; empty ones are left out.
 """
 
-import csv
 import hashlib
-import html
-import io
-import json
-import re
-import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ft_pipeline.errors import PipelineError, suggest
+import pyarrow as pa
+import pyarrow.compute as pc
 
-csv.field_size_limit(64 * 1024 * 1024)
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.examples.columns import has_column, pick, resolve_columns
+from ft_pipeline.examples.formats import Block, read_blocks
+from ft_pipeline.examples.parse import (
+    LINE,
+    LINES,
+    PARSERS,
+    TEXT,
+    Field,
+    Parser,
+    read_identity,
+    read_line,
+)
+from ft_pipeline.examples.text import fold_letters, neutralize_array
+from ft_pipeline.sources.catalog import Source
 
-# JSON can hold half a character ("\\ud83d", a cut emoji), which no UTF-8 file can.
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One record of a source, its text as it came."""
-
-    row_id: str
-    file: str
-    line: int
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """A record that could not be read as a row."""
-
-    file: str
-    line: int
-    text: str
-
-
-def clean(text: object) -> str:
-    """Decode HTML entities once, normalise to NFC, collapse white space, strip."""
-    decoded = unicodedata.normalize("NFC", html.unescape("" if text is None else str(text)))
-    return " ".join(_HALF_CHARACTER.sub("\ufffd", decoded).split())
+THREADS = 2
+_EMPTY = pa.array([], TEXT)
+PLACE = {
+    "file": pa.string(),
+    "line": pa.int64(),
+    "broken": pa.string(),
+    "text": pa.string(),
+    "controlled": pa.bool_(),
+    "identity": pa.string(),
+    "letters": pa.string(),
+}
 
 
-def compute_row_id(source: str, values: dict[str, Any], identity: tuple[str, ...]) -> str:
-    """Return 32 hex characters of SHA-256 over the source's name and the identity columns."""
-    columns = identity or tuple(sorted(values))
-    parts = [[column, _clean_value(values.get(column))] for column in columns]
-    text = json.dumps([source, parts], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+@dataclass
+class RowReader:
+    """Reads the rows of one source for one parser.
 
-
-def read_rows(
-    files: Mapping[str, Path], source: str, identity: tuple[str, ...], needed: tuple[str, ...]
-) -> Iterator[Row | Malformed]:
-    """Yield the records of the files, given by name, in order of file name and line.
-
-    `needed` are the columns that the parser cannot do without. Raises PipelineError for a file
-    that is empty, not text, of unknown format, or without a needed or an identity column.
+    `columns` are further columns, by the names that templates use. `found` tells afterwards which
+    column of which file was taken, `read` how many records there were; `failure` is the error that
+    ended the reading, for DuckDB shows it only as text.
     """
-    readable = {name: path for name, path in sorted(files.items()) if path.suffix in READERS}
-    if not readable:
-        raise PipelineError(
-            f"source {source}: no file of a known format ({', '.join(sorted(READERS))}) among: "
-            f"{', '.join(sorted(files)) or 'nothing'}."
-        )
-    for name, path in readable.items():
-        where = f"source {source}: {name}"
-        records = READERS[path.suffix](_read_text(path, where), where)
-        checked = False
-        for line, values in records:
-            if isinstance(values, str):
-                yield Malformed(name, line, values)
-                continue
-            if not checked:
-                _require_columns(where, tuple(values), (*needed, *identity))
-                checked = True
-            yield Row(compute_row_id(source, values, identity), name, line, values)
 
+    source: str
+    declared: Source
+    parser: Parser
+    columns: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    found: dict[str, dict[str, str]] = field(default_factory=dict)
+    read: int = 0
+    failure: Exception | None = None
 
-Records = Iterator[tuple[int, dict[str, Any] | str]]
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches."""
+        fields = {name: given.type for name, given in self._fields().items()}
+        if self.parser.expand:
+            empty = {name: pa.array([], kind) for name, kind in fields.items()}
+            fields = {name: array.type for name, array in self.parser.expand(empty).items()}
+        return pa.schema({**PLACE, **fields})
 
-
-def _read_csv(text: str, where: str, delimiter: str = ",") -> Records:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
-    if len(set(header)) != len(header):
-        raise PipelineError(f"{where}: a column name stands twice in the header: {header}.")
-    _require_columns(where, tuple(header), ())
-    line = reader.line_num + 1
-    try:
-        for fields in reader:
-            if len(fields) == len(header):
-                yield line, dict(zip(header, fields, strict=True))
-            elif any(field.strip() for field in fields):
-                yield line, delimiter.join(fields)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise PipelineError(f"{where}: line {line}: not valid CSV: {error}.") from error
-
-
-def _read_tsv(text: str, where: str) -> Records:
-    return _read_csv(text, where, delimiter="\t")
-
-
-def _read_jsonl(text: str, where: str) -> Records:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if content.strip():
+    def read_batches(self, files: Mapping[str, Path]) -> Iterator[pa.RecordBatch]:
+        """Yield all records by file and line. Raises PipelineError for a missing column."""
+        blocks = read_blocks(self.source, files, self.declared.format)
+        with ThreadPoolExecutor(THREADS) as pool:
+            waiting: deque[Future[pa.RecordBatch]] = deque()
             try:
-                record = json.loads(content)
-            except (ValueError, RecursionError):  # not JSON, or a number or nesting without end
-                record = None
-            yield line, record if isinstance(record, dict) else content
+                for block in blocks:
+                    self._resolve(block)
+                    waiting.append(pool.submit(self._convert, block))
+                    if len(waiting) > THREADS:
+                        yield self._count(waiting.popleft())
+                while waiting:
+                    yield self._count(waiting.popleft())
+            except Exception as error:
+                self.failure = error
+                raise
+            finally:
+                for future in waiting:
+                    future.cancel()
 
+    def _count(self, future: "Future[pa.RecordBatch]") -> pa.RecordBatch:
+        batch = future.result()
+        self.read += len(batch)
+        return batch
 
-def _read_json(text: str, where: str) -> Records:
-    """Read an array of objects, or an object that holds one under `results` or `data`."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{") and "\n{" in text.strip():
-            yield from _read_jsonl(text, where)
+    def _fields(self) -> dict[str, Field]:
+        more = {name: Field(read_line) for name in self.internal.values()}
+        return {**more, **self.parser.optional, **self.parser.fields}
+
+    @property
+    def internal(self) -> dict[str, str]:
+        """The name in the batches of each further column: none of SQL's or of ours."""
+        return {name: f"column_{number}" for number, name in enumerate(self.columns)}
+
+    def _resolve(self, block: Block) -> None:
+        """Find the columns of a file, once for each set of columns that it shows."""
+        names = list(block.columns)
+        if not block.lines or set(names) <= set(self.found.get(f"{block.file}\0", ())):
             return
-        raise PipelineError(f"{where}: not valid JSON: {error}.") from error
-    if isinstance(content, dict):
-        content = content.get("results", content.get("data"))
-    if not isinstance(content, list):
-        raise PipelineError(f"{where}: expected a JSON array of objects, or one under `results`.")
-    for index, record in enumerate(content, start=1):
-        yield index, record if isinstance(record, dict) else json.dumps(record, ensure_ascii=False)
+        where = f"source {self.source}: {block.file}"
+        needed = [*self.parser.fields, *self.columns]
+        optional = [*self.parser.optional, *self.declared.identity]
+        chosen = [c for c in names if not self.declared.columns or c in self.declared.columns]
+        found = resolve_columns(where, needed, optional, chosen, dict(self.declared.aliases))
+        for name in self.declared.identity:
+            if name not in found and not has_column(name, names):
+                raise PipelineError(
+                    f"{where}: no column `{name}`, which `identity` of the source names. Found: "
+                    f"{', '.join(names)}."
+                )
+        self.found[block.file] = self.found.get(block.file, {}) | found
+        self.found[f"{block.file}\0"] = dict.fromkeys(names, "")
+
+    def _convert(self, block: Block) -> pa.RecordBatch:
+        columns = self.found.get(block.file, {})
+        size = len(block.lines)
+        delimiter = self.declared.format.list_delimiter
+        fields: dict[str, pa.Array] = {}
+        outside = {name: column for column, name in self.internal.items()}
+        for name, given in self._fields().items():
+            wanted = outside.get(name, name)
+            if size and wanted in columns:
+                fields[name] = given.read(pick(block.columns, columns[wanted]), delimiter)
+            else:
+                fields[name] = pa.array([""] * size, TEXT)
+        identity = self._identify(block, columns, fields)
+        if self.parser.expand:
+            fields = self.parser.expand(fields)
+        controlled = pa.array([False] * size, pa.bool_())
+        for name, array in fields.items():
+            fields[name], mask = neutralize_array(array)
+            controlled = pc.or_(controlled, mask) if mask is not None else controlled
+        question = pc.fill_null(fields[self.parser.question], "")
+        place = {
+            "file": pa.array([block.file] * size, TEXT),
+            "line": pa.array(block.lines, pa.int64()),
+            "broken": pa.nulls(size, TEXT),
+            "text": pa.nulls(size, TEXT),
+            "controlled": controlled,
+            "identity": identity,
+            "letters": fold_letters(question),
+        }
+        batch = pa.RecordBatch.from_pydict({**place, **fields}, schema=self.schema)
+        return _add_broken(batch, block) if block.broken else batch
+
+    def _identify(
+        self, block: Block, columns: Mapping[str, str], fields: Mapping[str, pa.Array]
+    ) -> pa.Array:
+        """Return each row's identity; see the module's docstring."""
+        only = self.declared.columns
+        if self.declared.identity:
+            names = {name: columns.get(name, name) for name in self.declared.identity}
+        else:  # under the file's own names: what a recipe calls them makes no difference
+            names = {c: c for c in block.columns if not only or c in only}
+        read = {columns[name]: array for name, array in fields.items() if name in columns}
+        parts = []
+        for name, column in sorted(names.items()):
+            values = read.get(column)
+            if values is None or self._fields().get(name, LINE) not in (LINE, LINES):
+                values = read_identity(pick(block.columns, column)) if block.lines else _EMPTY
+            if b"\n" in memoryview(values.buffers()[2] or b"").tobytes():
+                values = pc.replace_substring_regex(values, "\n+", " ")
+            part = pc.binary_join_element_wise(name, values, "\x1e")
+            parts.append(pc.if_else(pc.equal(values, ""), None, part))
+        start = pa.array([self.source] * len(block.lines), TEXT)
+        return pc.binary_join_element_wise(start, *parts, "\x1f", null_handling="skip")
 
 
-READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".json": _read_json}
+def _add_broken(batch: pa.RecordBatch, block: Block) -> pa.RecordBatch:
+    place = {
+        "file": [block.file] * len(block.broken),
+        "line": [broken.line for broken in block.broken],
+        "broken": [broken.reason for broken in block.broken],
+        "text": [broken.text for broken in block.broken],
+        "controlled": [False] * len(block.broken),
+    }
+    empty = {name: [None] * len(block.broken) for name in batch.schema.names if name not in place}
+    added = pa.RecordBatch.from_pydict({**place, **empty}, schema=batch.schema)
+    return pa.Table.from_batches([batch, added]).combine_chunks().to_batches()[0]
 
 
-def _read_text(path: Path, where: str) -> str:
-    content = path.read_bytes()
-    if not content.strip():
-        raise PipelineError(f"{where}: the file is empty; expected a header and rows.")
-    if b"\0" in content[:65536]:
-        raise PipelineError(
-            f"{where}: a binary file (it holds NUL bytes), not text. Expected "
-            f"{', '.join(sorted(READERS))} in UTF-8."
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise PipelineError(
-            f"{where}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8. "
-            "Save the file in UTF-8."
-        ) from error
+def make_reader(
+    source: str, declared: Source, parser: str, columns: Iterable[str] = ()
+) -> RowReader:
+    """Return a reader for the parser of that name."""
+    own = {**PARSERS[parser].fields, **PARSERS[parser].optional}
+    return RowReader(source, declared, PARSERS[parser], [c for c in columns if c not in own])
 
 
-def _require_columns(where: str, found: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    for column in needed:
-        if column not in found:
-            raise PipelineError(
-                f"{where}: no column `{column}`. Found: {', '.join(found) or 'none'}. "
-                f"Needed: {', '.join(dict.fromkeys(needed))}.{suggest(column, found)}"
-            )
+def compute_row_id(identity: str) -> str:
+    """Return the row_id of an identity: 32 hex characters of SHA-256."""
+    return hashlib.sha256(identity.encode("utf-8")).hexdigest()[:32]
 
 
-def _clean_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_clean_value(inner) for inner in value]
-    if isinstance(value, dict):
-        return {key: _clean_value(inner) for key, inner in sorted(value.items())}
-    return clean(value)
+def describe_columns(reader: RowReader) -> dict[str, dict[str, str]]:
+    """Return by file which column was taken for which name."""
+    return {file: columns for file, columns in reader.found.items() if not file.endswith("\0")}

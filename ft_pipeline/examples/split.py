@@ -1,75 +1,63 @@
-"""The split: which side each question goes to, and which questions form a set.
+"""The split: which side each question goes to.
 
-Both are decided by hashes of the question, so that new rows leave the rest where it was.
+It is decided by a hash of the question, so that new rows leave the rest where it was, or drawn by
+scikit-learn.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.examples.order import hex_to_uint64
 from ft_pipeline.recipe import Split
 
 Side = Literal["train", "val"]
-T = TypeVar("T")
 
 
-def assign_sides(groups: Iterable[str], split: Split) -> dict[str, Side]:
-    """Give each group (question) its side. Raises PipelineError where one side is empty."""
-    unique = sorted(set(groups))
-    if split.method == "hash":
-        held_out = {g for g in unique if _fraction(split.seed, g) < split.validation_fraction}
-    else:
-        held_out = _hold_out_at_random(unique, split)
-    if not held_out or len(held_out) == len(unique):
-        side = "validation" if not held_out else "training"
-        raise PipelineError(
-            f"the {side} side of the split is empty: {len(unique)} questions at "
-            f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change "
-            "the fraction or examples.split.seed."
-        )
-    return {group: "val" if group in held_out else "train" for group in unique}
+def assign_sides(groups: pa.Array, split: Split) -> pa.Array:
+    """Return the side of each question's group (16 hex characters) by a hash of seed and group.
 
-
-def form_sets(items: Sequence[tuple[str, T]], mean_size: int) -> list[list[T]]:
-    """Cut items, given with their group, into sets of `mean_size` on average, at least two.
-
-    Membership depends on hashes alone (content-defined chunking, as in LBFS, SOSP 2001): in the
-    order of their hashes, a set ends after an item whose hash is divisible by the mean size, or at
-    twice the mean size. A new item changes the set that it falls into, sometimes the next few: at
-    a mean size of 3, up to two sets in four cases of five.
+    The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014): its highest 53 bits as a
+    number from 0 to 1 are below `validation_fraction` for the validation side.
     """
-    sets: list[list[T]] = []
-    current: list[T] = []
-    for group, item in sorted(items, key=lambda pair: _digest("set", pair[0])):
-        current.append(item)
-        ends = _digest("cut", group) % mean_size == 0 or len(current) == 2 * mean_size
-        if ends and len(current) >= 2:
-            sets.append(current)
-            current = []
-    if len(current) == 1 and sets:
-        sets[-1] += current
-    elif len(current) >= 2:
-        sets.append(current)
-    return sets
+    mixed = _mix(hex_to_uint64(groups) ^ _mix(np.array([split.seed % 2**64], np.uint64)))
+    held_out = (mixed >> np.uint64(11)) * 2.0**-53 < split.validation_fraction
+    return pc.if_else(pa.array(held_out), "val", "train")
 
 
-def _hold_out_at_random(groups: list[str], split: Split) -> set[str]:
+def _mix(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = values + np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
+
+
+def draw_sides(groups: list[str], split: Split) -> dict[str, Side]:
+    """Give each question its side by scikit-learn's `train_test_split` over the sorted groups.
+
+    Raises PipelineError where there are too few for two sides.
+    """
     from sklearn.model_selection import train_test_split
 
     if len(groups) < 2:
-        return set()
+        raise explain_empty_side("validation", len(groups), split)
     fraction, seed = split.validation_fraction, split.seed
     try:
-        _, held_out = train_test_split(groups, test_size=fraction, random_state=seed)
+        _, held_out = train_test_split(sorted(groups), test_size=fraction, random_state=seed)
     except ValueError as error:
         raise PipelineError(f"examples.split: {error}.") from error
-    return set(held_out)
+    chosen = set(held_out)
+    return {group: "val" if group in chosen else "train" for group in groups}
 
 
-def _fraction(seed: int, group: str) -> float:
-    return _digest(str(seed), group) / 2**64
-
-
-def _digest(salt: str, group: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{salt}:{group}".encode()).digest()[:8], "big")
+def explain_empty_side(side: str, questions: int, split: Split) -> PipelineError:
+    """Return the error for a split that leaves one side without questions."""
+    return PipelineError(
+        f"the {side} side of the split is empty: {questions} questions at "
+        f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change the "
+        "fraction or examples.split.seed."
+    )

@@ -1,7 +1,8 @@
-"""Templates: from items to prompt and completion, and back.
+"""Templates: from the fields of a row to prompt and completion, and back.
 
-The wording of the quiz forms is that of the Llama 3.2 quiz guide. Metrics read a model's answer
-with `parse_quiz_items`, the same parser that proves each training completion readable.
+A template is text with `{field}` in it; braces are doubled to stand for themselves. The wording of
+the quiz forms is that of the Llama 3.2 quiz guide. Metrics read a model's answer with
+`parse_quiz_items`, the same form that each training completion has.
 
     Generate a quiz question about Geography with easy difficulty.
     → Question: Which river flows through Paris?
@@ -10,23 +11,56 @@ with `parse_quiz_items`, the same parser that proves each training completion re
 """
 
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ft_pipeline.examples.parse import Reasoning, Trivia, is_boolean
+QUIZ_SET = "quiz_set"
 
-QUIZ_PROMPT = "Generate a quiz question about {category} with {difficulty} difficulty."
+
+@dataclass(frozen=True)
+class Template:
+    """The texts of prompt and completion, with `{field}` placeholders."""
+
+    prompt: str
+    completion: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that it needs, each once, in order."""
+        return tuple(dict.fromkeys(find_fields(self.prompt) + find_fields(self.completion)))
+
+
+QUIZ_ITEM = "Question: {question}\nCorrect Answer: {correct_answer}\nIncorrect Options: {options}"
+# A set is several numbered items; its prompt has the number of them and their category.
+QUIZ_SET_ITEM = QUIZ_ITEM.removeprefix("Question")
 QUIZ_SET_PROMPT = (
     "Generate a set of {n} quiz questions about {category} with varying difficulty levels."
 )
 
-_ITEM = re.compile(
-    r"^Question(?: \d+)?: (?P<question>[^\n]*)\n"
-    r"Correct Answer: (?P<answer>[^\n]*)\n"
-    r"Incorrect Options: (?P<options>[^\n]*)$",
-    re.MULTILINE,
-)
-_THOUGHTS = re.compile(r"^\s*<think>(?P<thoughts>.*?)</think>(?P<response>.*)$", re.DOTALL)
+TEMPLATES: dict[str, dict[str, Template]] = {
+    "trivia": {
+        "quiz_question": Template(
+            "Generate a quiz question about {category} with {difficulty} difficulty.", QUIZ_ITEM
+        ),
+        QUIZ_SET: Template(QUIZ_SET_PROMPT.replace("{n}", ""), QUIZ_SET_ITEM),
+        "answer": Template("{question}", "{correct_answer}"),
+    },
+    "qa": {
+        "answer": Template("{question}", "{answer}"),
+        "answer_with_rationale": Template("{question}", "{rationale}\n\nAnswer: {answer}"),
+        "chain_of_thought": Template("{question}", "<think>\n{rationale}\n</think>\n\n{answer}"),
+    },
+    "cot": {
+        "chain_of_thought": Template("{question}", "<think>\n{thoughts}\n</think>\n\n{response}"),
+        "answer": Template("{question}", "{response}"),
+    },
+    "dialogue_label": {
+        "dialogue_label": Template("{task}\n\n{dialogue}", "{label}"),
+    },
+    "prompt_completion": {"as_is": Template("{prompt}", "{completion}")},
+    "messages": {"chat": Template("{prompt}", "{completion}")},
+}
 
 
 @dataclass(frozen=True)
@@ -38,22 +72,49 @@ class QuizItem:
     incorrect_options: tuple[str, ...]
 
 
-def render_quiz_question(item: Trivia) -> tuple[str, str]:
-    """Render one question as (prompt, completion)."""
-    prompt = QUIZ_PROMPT.format(category=item.category, difficulty=item.difficulty)
-    return prompt, _render_item(item, "Question")
+@dataclass(frozen=True)
+class Reasoning:
+    """A text's thoughts and what follows them."""
+
+    thoughts: str
+    response: str
 
 
-def render_quiz_set(items: Sequence[Trivia]) -> tuple[str, str]:
-    """Render several questions of one category as (prompt, completion)."""
-    prompt = QUIZ_SET_PROMPT.format(n=len(items), category=items[0].category)
-    parts = [_render_item(item, f"Question {n}") for n, item in enumerate(items, start=1)]
-    return prompt, "\n\n".join(parts)
+def find_fields(text: str) -> tuple[str, ...]:
+    """Return the names of the `{field}` placeholders. Raises ValueError for a stray brace."""
+    return tuple(name for name, _ in _pieces(text) if name)
 
 
-def render_chain_of_thought(item: Reasoning) -> tuple[str, str]:
-    """Render a reasoning item as (prompt, completion): `<think>…</think>`, then the response."""
-    return item.question, f"<think>\n{item.thoughts}\n</think>\n\n{item.response}"
+def to_sql(text: str, columns: Mapping[str, str]) -> str:
+    """Return a DuckDB expression that renders a template's text; `columns` gives each field's."""
+    parts = [columns[name] if name else _quote(literal) for name, literal in _pieces(text)]
+    return " || ".join(parts) or "''"
+
+
+def _pieces(text: str) -> list[tuple[str, str]]:
+    """Return (field, "") and ("", literal) in order."""
+    pieces = []
+    for literal, field, spec, conversion in string.Formatter().parse(text):
+        if literal:
+            pieces.append(("", literal))
+        if field is not None:
+            if not re.fullmatch(r"[^\s{}\[\]!:]+", field) or spec or conversion:
+                raise ValueError(f"`{{{field}}}` is not a field name; double braces for text")
+            pieces.append((field, ""))
+    return pieces
+
+
+def _quote(literal: str) -> str:
+    return "'" + literal.replace("'", "''") + "'"
+
+
+_ITEM = re.compile(
+    r"^Question(?: \d+)?: (?P<question>[^\n]*)\n"
+    r"Correct Answer: (?P<answer>[^\n]*)\n"
+    r"Incorrect Options: (?P<options>[^\n]*)$",
+    re.MULTILINE,
+)
+_THOUGHTS = re.compile(r"^\s*<think>(?P<thoughts>.*?)</think>(?P<response>.*)$", re.DOTALL)
 
 
 def parse_quiz_items(text: str) -> list[QuizItem]:
@@ -73,33 +134,17 @@ def parse_chain_of_thought(text: str) -> Reasoning | None:
     match = _THOUGHTS.match(text)
     if match is None:
         return None
-    return Reasoning("", match["thoughts"].strip(), match["response"].strip())
+    return Reasoning(match["thoughts"].strip(), match["response"].strip())
 
 
-def is_readable(item: Trivia | Reasoning) -> bool:
-    """Whether the rendered item reads back as the same item."""
-    if isinstance(item, Reasoning):
-        read = parse_chain_of_thought(render_chain_of_thought(item)[1])
-        return read == Reasoning("", item.thoughts, item.response)
-    expected = QuizItem(item.question, item.correct_answer, item.incorrect_answers)
-    return parse_quiz_items(render_quiz_question(item)[1]) == [expected]
+def is_boolean(answer: str) -> bool:
+    """Whether an answer is one of True and False."""
+    return answer.casefold() in ("true", "false")
 
 
 def expected_options(correct_answer: str) -> int:
     """Number of incorrect options that belong to an answer: one for true/false, else three."""
     return 1 if is_boolean(correct_answer) else 3
-
-
-def _render_item(item: Trivia, label: str) -> str:
-    return (
-        f"{label}: {item.question}\n"
-        f"Correct Answer: {item.correct_answer}\n"
-        f"Incorrect Options: {_join_options(item.incorrect_answers)}"
-    )
-
-
-def _join_options(options: Sequence[str]) -> str:
-    return ("; " if any("," in option for option in options) else ", ").join(options)
 
 
 def _split_options(text: str) -> list[str]:

@@ -176,7 +176,7 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Generate one answer for each example's prompt, batched by prompt length."""
     torch.manual_seed(generation.seed)
-    prompts = [encode(tokenizer, render_prompt(tokenizer, e["prompt"])) for e in examples]
+    prompts = [encode(tokenizer, render_prompt(tokenizer, e)) for e in examples]
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     texts: dict[int, tuple[str, bool]] = {}
     for start in range(0, len(order), generation.batch_size):

@@ -84,7 +84,8 @@ def tokenize(
 
 def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return one token record, the prompt's labels masked. Raises PipelineError where it forks."""
-    prompt, whole = render(tokenizer, example["prompt"], example["completion"])
+    history = example.get("history")
+    prompt, whole = render(tokenizer, example["prompt"], example["completion"], history)
     if not whole.startswith(prompt):
         raise PipelineError(
             f"example {example['example_id']}: the chat template renders the prompt for training "
@@ -108,25 +109,33 @@ def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase
     }
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[str, str]:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    completion: str,
+    history: list[dict[str, str]] | None = None,
+) -> tuple[str, str]:
     """Return the text that generation starts from, and the whole training text.
 
-    A tokenizer without a chat template gets the plain form: prompt, newline, completion, EOS.
+    `history` are the chat's turns before the prompt, as role and content. A tokenizer without a
+    chat template gets the plain form: turns and prompt, each on a line, completion, EOS.
     """
+    before = history or []
     if tokenizer.chat_template is None:
         bos = tokenizer.bos_token or ""
-        return f"{bos}{prompt}\n", f"{bos}{prompt}\n{completion}{tokenizer.eos_token}"
+        asked = bos + "".join(f"{turn['content']}\n" for turn in before) + f"{prompt}\n"
+        return asked, f"{asked}{completion}{tokenizer.eos_token}"
     user = {"role": "user", "content": prompt}
     assistant = {"role": "assistant", "content": completion}
     fixed = {"tokenize": False, "date_string": DATE_IN_PROMPT}
-    start = tokenizer.apply_chat_template([user], add_generation_prompt=True, **fixed)
-    whole = tokenizer.apply_chat_template([user, assistant], **fixed)
+    start = tokenizer.apply_chat_template([*before, user], add_generation_prompt=True, **fixed)
+    whole = tokenizer.apply_chat_template([*before, user, assistant], **fixed)
     return str(start), str(whole)
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Return the text that generation starts from."""
-    return render(tokenizer, prompt, "")[0]
+def render_prompt(tokenizer: PreTrainedTokenizerBase, example: dict[str, Any]) -> str:
+    """Return the text that generation starts from for an example."""
+    return render(tokenizer, example["prompt"], "", example.get("history"))[0]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

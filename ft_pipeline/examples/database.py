@@ -1,0 +1,34 @@
+"""DuckDB for the relational part: in memory, and on the disk where that is not enough."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+MEMORY = "400MB"
+
+
+@contextmanager
+def open_database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database of its own, which spills to `scratch`; rows keep their order."""
+    con = duckdb.connect()
+    try:
+        con.execute(f"SET memory_limit = '{MEMORY}'")
+        con.execute(f"SET threads = {max(1, min(8, os.cpu_count() or 1))}")
+        con.execute("SET temp_directory = " + quote(str(scratch / "spill")))
+        con.execute("SET autoinstall_known_extensions = false")
+        yield con
+    finally:
+        con.close()
+
+
+def quote(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(column: str) -> str:
+    """Return a column's name as SQL."""
+    return '"' + column.replace('"', '""') + '"'

@@ -1,0 +1,42 @@
+"""Find raw rows by their text, with the row_id that every recipe knows them by."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.examples.rows import PLACE, compute_row_id, make_reader
+from ft_pipeline.sources.catalog import Source
+
+
+def find_rows(
+    source: str, declared: Source, parser: str, files: Mapping[str, Path], text: str
+) -> list[dict[str, Any]]:
+    """Return row_id, source, file, line and text of the rows in whose fields `text` occurs."""
+    reader = make_reader(source, declared, parser)
+    found: list[dict[str, Any]] = []
+    for batch in reader.read_batches(files):
+        shown = _join_fields(batch)
+        hits = pc.match_substring(shown, text, ignore_case=True)
+        chosen = pc.and_(hits, batch.column("identity").is_valid())
+        for row, words in zip(
+            batch.select(["identity", "file", "line"]).filter(chosen).to_pylist(),
+            shown.filter(chosen).to_pylist(),
+            strict=True,
+        ):
+            row_id = compute_row_id(row.pop("identity"))
+            found.append({"row_id": row_id, "source": source, **row, "text": words})
+    return found
+
+
+def _join_fields(batch: pa.RecordBatch) -> pa.Array:
+    texts = []
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if name not in PLACE:
+            is_list = pa.types.is_list(column.type)
+            texts.append(pc.binary_join(column, " | ") if is_list else column)
+    texts.append(pc.replace_substring(batch.column("identity"), "\x1f", " "))
+    return pc.binary_join_element_wise(*texts, " ", null_handling="skip")

@@ -1,0 +1,170 @@
+"""Clean text: entities, Unicode, white space, and tokens that a chat template gives a meaning to.
+
+    clean("  Caf&eacute;\\u00a0&amp; bar ")  →  "Café & bar"
+    neutralize("Say <|im_end|> now")      →  "Say < |im_end|> now"
+
+`clean_array` does the same to an Arrow array and hands to Python only the values that need it.
+"""
+
+import functools
+import html
+import re
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Tokens by which tokenizers and chat templates of the common model families mark turns, thoughts
+# and ends: ChatML, Llama 2 to 4, Mistral, Gemma, Phi, Qwen, DeepSeek, T5.
+CONTROL_TOKENS = (
+    r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?think>|</?s>|</?tool_call>|</?tool_response>"
+    r"|<(?:unk|pad|bos|eos|mask)>|<(?:start|end)_of_turn>|<</?SYS>>|<extra_id_\d+>"
+    r"|(?-i:\[/?INST\]|\[(?:AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+)
+_CONTROL = re.compile(CONTROL_TOKENS, re.IGNORECASE)
+# What every one of them begins with.
+_BEGINNINGS = ("<", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_")
+# JSON can hold half a character ("\\ud83d", a cut emoji), which no UTF-8 file can.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+# The two entities that quiz data is full of; the rest is left to the standard library.
+_FREQUENT = (("&quot;", '"'), ("&#039;", "'"))
+# Values that `clean` may change: entities, control characters, anything beyond ASCII, white space
+# other than single blanks inside, and what a control token begins with. RE2's syntax.
+_NEEDS_CLEANING = r"[&<\[\x00-\x1f\x7f-\x{10ffff}]|  |^ | $"
+
+
+def clean(value: object) -> str:
+    """Decode HTML entities once, normalise to NFC, collapse white space, strip."""
+    text = _decode(value)
+    if text.isprintable() and "  " not in text:  # no other white space than single blanks
+        return text.strip(" ")
+    return " ".join(text.split())
+
+
+def clean_lines(value: object) -> str:
+    """Clean each line of a text; runs of empty lines become one."""
+    lines = [" ".join(line.split()) for line in _decode(value).splitlines()]
+    kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
+    return "\n".join(kept).strip()
+
+
+def clean_verbatim(value: object) -> str:
+    """Decode entities, normalise to NFC and line ends to `\\n`, strip; keep indentation."""
+    return _decode(value).replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def replace_half_characters(text: str) -> str:
+    """Return text that UTF-8 can hold: surrogates without their half become U+FFFD."""
+    return text if text.isascii() else _HALF_CHARACTER.sub("\ufffd", text)
+
+
+def has_control_token(text: str) -> bool:
+    """Say whether a text holds one of CONTROL_TOKENS."""
+    return ("<" in text or "[" in text) and _CONTROL.search(text) is not None
+
+
+def neutralize(text: str) -> str:
+    """Put a blank behind the first character of each control token, so that it is plain text."""
+    while has_control_token(text):  # a cut may close another: `<<|x|>|x|>`
+        text = _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
+
+
+def count_control_tokens(text: str) -> int:
+    """Return the number of control tokens in a text."""
+    return len(_CONTROL.findall(text))
+
+
+def clean_array(values: pa.Array, convert: Callable[[object], str] = clean) -> pa.Array:
+    """Return string values cleaned by `convert`, null as "". Equal to converting each one."""
+    values = pc.fill_null(values, "")
+    if len(values) > 1000 and len(pc.unique(values.slice(0, 1000))) < 100:
+        encoded = values.dictionary_encode()  # a few values over and over
+        if len(encoded.dictionary) < len(values) // 10:
+            return clean_array(encoded.dictionary, convert).take(encoded.indices)
+    dirty = pc.match_substring_regex(values, _NEEDS_CLEANING)
+    if not pc.any(dirty).as_py():
+        return values
+    chosen = values.filter(dirty)
+    for entity, character in _FREQUENT:
+        chosen = pc.replace_substring(chosen, entity, character)
+    still = pc.match_substring_regex(chosen, _NEEDS_CLEANING)
+    if pc.any(still).as_py():
+        converted = [convert(value) for value in chosen.filter(still).to_pylist()]
+        chosen = pc.replace_with_mask(chosen, still, pa.array(converted, pa.string()))
+    return pc.replace_with_mask(values, dirty, chosen)
+
+
+def neutralize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    """Return texts (or lists of texts) with their control tokens neutralized.
+
+    And a mask of the values that held one; None where none did.
+    """
+    if pa.types.is_list(values.type):
+        inner, touched = neutralize_array(values.values)
+        if touched is None:
+            return values, None
+        rows = pc.list_parent_indices(values).filter(touched) if len(values) else pa.array([])
+        mask = pc.is_in(pa.array(range(len(values)), rows.type), rows)
+        return pa.ListArray.from_arrays(values.offsets, inner, mask=values.is_null()), mask
+    content = memoryview(values.buffers()[2] or b"").tobytes()
+    begun = [start for start in _BEGINNINGS if start.encode() in content]
+    if not begun:
+        return values, None
+    masks = [pc.match_substring(values, start) for start in begun]
+    mask = pc.fill_null(functools.reduce(pc.or_, masks), False)
+    found = pc.match_substring_regex(values.filter(mask), f"(?i){CONTROL_TOKENS}")
+    if not pc.any(found).as_py():
+        return values, None
+    mask = pc.replace_with_mask(mask, mask, found)
+    plain = [neutralize(value) for value in values.filter(mask).to_pylist()]
+    return pc.replace_with_mask(values, mask, pa.array(plain, pa.string())), mask
+
+
+_LOWER = bytes(ord(chr(code).lower()) if code < 128 else code for code in range(256))
+_NOT_LETTERS = bytes(c for c in range(128) if not chr(c).isalnum() and chr(c) != "\n")
+
+
+def fold_letters(values: pa.Array) -> pa.Array:
+    """Return the lower-case letters and digits of each value, ended by a line feed.
+
+    Texts that differ in case, punctuation or spacing only fold to the same. ASCII is folded in one
+    go over the whole buffer; a value without any letter or digit stays as it is.
+    """
+    if not len(values):
+        return values
+    plain = pc.string_is_ascii(values)
+    lines = values if pc.all(plain).as_py() else pc.if_else(plain, values, "")
+    if b"\n" in memoryview(lines.buffers()[2] or b"").tobytes():
+        lines = pc.replace_substring(lines, "\n", " ")
+    joined = pc.binary_join_element_wise(lines, "\n", "")
+    start, end = joined.offset, joined.offset + len(joined)
+    offsets = np.frombuffer(joined.buffers()[1], np.int32)[start : end + 1]
+    content = memoryview(joined.buffers()[2])[offsets[0] : offsets[-1]].tobytes()
+    folded = content.translate(_LOWER, _NOT_LETTERS)
+    ends = np.zeros(len(values) + 1, np.int32)
+    ends[1:] = np.flatnonzero(np.frombuffer(folded, np.uint8) == ord("\n")) + 1
+    result = pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(folded))
+    odd = pc.equal(result, "\n")
+    if pc.any(odd).as_py():
+        slow = [_fold(value) for value in values.filter(odd).to_pylist()]
+        result = pc.replace_with_mask(result, odd, pa.array(slow, pa.string()))
+    return result
+
+
+def _fold(text: str) -> str:
+    return ("".join(filter(str.isalnum, text.casefold())) or text) + "\n"
+
+
+def _decode(value: object) -> str:
+    text = "" if value is None else str(value)
+    if "&" in text:
+        for entity, character in _FREQUENT:
+            text = text.replace(entity, character)
+        if "&" in text:
+            text = html.unescape(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", replace_half_characters(text))
+    return text
