@@ -107,8 +107,8 @@ class NearDuplicates(Section):
         default=0.8,
         ge=0.3,
         le=1,
-        description="Jaccard similarity of two questions' shingles, 0.3 to 1, from which they count "
-        "as the same; null: not looked for, not even between the two sides.",
+        description="Jaccard similarity of two questions' shingles, 0.3 to 1, from which they "
+        "count as the same; null: not looked for, not even between the two sides.",
     )
     keep: Literal["one", "all"] = Field(
         default="one",

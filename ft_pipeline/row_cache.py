@@ -7,9 +7,10 @@ files into memory. Writers hold the cache's lock from reading to appending.
 """
 
 import fcntl
+import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from ft_pipeline.artifacts import hash_json
+from ft_pipeline.stamps import sync
+
+logger = logging.getLogger(__name__)
 
 
 class RowCache:
@@ -35,10 +39,20 @@ class RowCache:
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
 
-    def read(self) -> list[dict[str, pa.Table]]:
-        """Return the tables of each shard by name, oldest first, mapped into memory."""
+    def read(self, names: Collection[str] = ()) -> list[dict[str, pa.Table]]:
+        """Return the tables (all, or these) of each shard by name, oldest first, mapped.
+
+        A damaged shard is left out, with a warning: what it held is computed again.
+        """
         shards = sorted(folder for folder in self.folder.glob("[0-9]*") if folder.is_dir())
-        return [{file.stem: _open(file) for file in shard.glob("*.arrow")} for shard in shards]
+        found = []
+        for shard in shards:
+            try:
+                chosen = names or sorted(file.stem for file in shard.glob("*.arrow"))
+                found.append({name: _open(shard / f"{name}.arrow") for name in chosen})
+            except (pa.ArrowInvalid, OSError) as error:
+                logger.warning("%s: damaged, its rows are computed again (%s)", shard, error)
+        return found
 
     def append(self, tables: Mapping[str, pa.Table]) -> None:
         """Add a shard. The caller holds the lock."""
@@ -47,6 +61,7 @@ class RowCache:
         for name, table in tables.items():
             with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
                 writer.write_table(table)
+            sync(draft / f"{name}.arrow")
         numbers = [int(folder.name) for folder in self.folder.glob("[0-9]*")]
         draft.rename(self.folder / f"{max(numbers, default=0) + 1:06}")
 

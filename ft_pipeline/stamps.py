@@ -6,6 +6,7 @@ another machine, or after a copy, the times differ and the files are hashed agai
 
 import contextlib
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,15 @@ def hash_files(files: Mapping[str, Path], stamp_file: Path) -> dict[str, str]:
     if fresh != known:
         _write(stamp_file, fresh)
     return {name: str(stamp[2]) for name, stamp in fresh.items()}
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder written to the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 Stamp = list[int | str]

@@ -7,7 +7,6 @@ Without a valid manifest it does not exist for readers.
 import fcntl
 import json
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ from ft_pipeline.artifacts import (
     hash_file,
 )
 from ft_pipeline.errors import PipelineError, explain_os_error
-from ft_pipeline.stamps import hash_files
+from ft_pipeline.stamps import hash_files, sync
 
 STAMP = ".stamp.json"
 DRAFT_MARK = ".draft-"
@@ -151,13 +150,13 @@ class Store:
         """Make a draft an artifact: sync its files, write the manifest, rename the folder."""
         manifest = draft._manifest(_list_files(draft.path), checks, run_id)
         for name in manifest.files:
-            _sync(draft.path / name)
+            sync(draft.path / name)
         _write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
         final = self.folder(draft.asset, manifest.fingerprint)
         if final.exists():
             final.rename(final.with_name(f"{final.name}{REPLACED_MARK}{uuid.uuid4().hex[:8]}"))
         draft.path.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         for replaced in final.parent.glob(f"{final.name}{REPLACED_MARK}*"):
             shutil.rmtree(replaced, ignore_errors=True)
         hash_files({name: final / name for name in manifest.files}, final / STAMP)
@@ -242,13 +241,5 @@ def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     text = json.dumps(value, indent=1, ensure_ascii=False)
     temporary.write_text(text + "\n", encoding="utf-8")
-    _sync(temporary)
+    sync(temporary)
     temporary.rename(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -63,6 +63,29 @@ CHANGES: dict[str, Change] = {
     ),
     "examples.inputs.0.templates": change("examples.inputs.0.templates=[quiz_set]", EXAMPLES),
     "examples.inputs.0.set_size": change("examples.inputs.0.set_size=7", EXAMPLES),
+    "examples.inputs.0.labels": change(
+        "examples.inputs.0.labels={0: genuine, 1: scam}",
+        EXAMPLES,
+        "examples.inputs.0.parser=dialogue_label",
+        "examples.inputs.0.templates=[dialogue_label]",
+    ),
+    "examples.inputs.0.limit": change("examples.inputs.0.limit=100", EXAMPLES),
+    "examples.inputs.0.weight": change("examples.inputs.0.weight=2", EXAMPLES),
+    "examples.templates.0.prompt": change(
+        "examples.templates={hint: {prompt: '{question}', completion: '{category}'}}", EXAMPLES
+    ),
+    "examples.templates.0.completion": change(
+        "examples.templates={hint: {prompt: '{question}', completion: '{difficulty}'}}",
+        EXAMPLES,
+        before=("examples.templates={hint: {prompt: '{question}', completion: '{category}'}}",),
+    ),
+    "examples.near_duplicates.threshold": change(
+        "examples.near_duplicates.threshold=0.7", EXAMPLES
+    ),
+    "examples.near_duplicates.keep": change("examples.near_duplicates.keep=all", EXAMPLES),
+    "examples.held_out": change("examples.held_out=[held_out.jsonl]", EXAMPLES),
+    "examples.control_tokens": change("examples.control_tokens=reject", EXAMPLES),
+    "examples.sampling_seed": change("examples.sampling_seed=7", EXAMPLES),
     "examples.split.method": change("examples.split.method=random", EXAMPLES),
     "examples.split.validation_fraction": change(
         "examples.split.validation_fraction=0.25", EXAMPLES
@@ -138,7 +161,10 @@ def _find_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
 def read_leaf(recipe: Recipe, path: str) -> Any:
     found: Any = recipe
     for part in path.split("."):
-        found = found[int(part)] if part.isdecimal() else getattr(found, part)
+        if isinstance(found, dict):
+            found = next(iter(found.values()), None)
+        else:
+            found = found[int(part)] if part.isdecimal() else getattr(found, part, None)
     return found
 
 
@@ -202,6 +228,9 @@ def test_a_changed_field_changes_exactly_the_assets_that_read_it(
         (False, "files", ["*.json"], {"raw_trivia"}),
         (False, "handle", "somebody/else", {"raw_trivia"}),
         (False, "version", 7, {"raw_trivia"}),
+        (True, "format", {"delimiter": ";"}, EXAMPLES),
+        (True, "aliases", {"question": "q"}, EXAMPLES),
+        (True, "columns", ["question"], EXAMPLES),
     ],
 )
 def test_a_changed_source_changes_exactly_the_assets_that_read_it(

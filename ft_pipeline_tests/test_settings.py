@@ -82,7 +82,7 @@ REMOVED = object()
             ["chain_of_thought"],
             [
                 "examples.inputs.1.templats: unknown key (found: ['chain_of_thought'])",
-                "Allowed here: source, parser, templates, set_size.",
+                "Allowed here: source, parser, templates, set_size, labels, limit, weight.",
                 "Did you mean `templates`?",
             ],
             id="unknown key in an item of a list",
@@ -138,9 +138,8 @@ REMOVED = object()
             "examples.inputs.0.templates.1",
             "quizz_set",
             [
-                "examples.inputs.0.templates.1: ",
-                "'quiz_question', 'quiz_set' or 'chain_of_thought'",
-                "(found: 'quizz_set')",
+                "examples: inputs.0.templates.1: ",
+                "template `quizz_set` does not fit parser `trivia`, which feeds quiz_question",
                 "Did you mean `quiz_set`?",
             ],
             id="item of a list not one of the choices",
@@ -149,8 +148,8 @@ REMOVED = object()
             "examples.inputs.1.templates",
             ["quiz_set"],
             [
-                "examples.inputs.1: template `quiz_set` does not fit parser `cot`, which feeds "
-                "chain_of_thought"
+                "examples: inputs.1.templates.0: template `quiz_set` does not fit parser `cot`, "
+                "which feeds chain_of_thought"
             ],
             id="template of another parser",
         ),
@@ -296,8 +295,8 @@ def test_an_unknown_kind_of_source_is_answered_with_the_known_ones(tmp_path: Pat
     with pytest.raises(SettingsError) as caught:
         load_sources(tmp_path)
     assert str(caught.value) == (
-        "sources.yaml: trivia: kind: expected one of kaggle, huggingface, files (found: 'kagle')."
-        " Did you mean `kaggle`?"
+        "sources.yaml: trivia: kind: expected one of kaggle, huggingface, url, files (found: "
+        "'kagle'). Did you mean `kaggle`?"
     )
 
 

@@ -38,6 +38,11 @@ from ft_pipeline.recipe import ExampleInput, Examples, Split
 from ft_pipeline.sources.catalog import Source
 
 BATCH_ROWS = 100_000
+# Fields of templates that are no columns, and the fields that they are made of.
+_MADE_UP: dict[str, dict[str, set[str]]] = {
+    "dialogue_label": {"task": {"label"}},
+    "messages": {"prompt": {"messages"}, "completion": {"messages"}},
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def needed_columns(given: ExampleInput, examples: Examples) -> tuple[str, ...]:
     """Return the fields and columns that an input's templates ask for."""
     templates = _choose_templates(given, examples)
     parser = PARSERS[given.parser]
-    own = {*parser.rendered, "task", "n", *(("prompt", "completion") if parser.expand else ())}
+    own = {*parser.rendered, *_MADE_UP.get(given.parser, {})}
     fields = {name for template in templates.values() for name in template.fields}
     return tuple(sorted(fields - own))
 
@@ -116,9 +121,7 @@ def needed_columns(given: ExampleInput, examples: Examples) -> tuple[str, ...]:
 def list_template_fields(given: ExampleInput, examples: Examples) -> dict[str, set[str]]:
     """Return the fields that an input's prompts and completions are filled from."""
     templates = _choose_templates(given, examples).values()
-    made_of = {"options": {"incorrect_answers"}, "n": set(), "task": {"label"}}
-    if PARSERS[given.parser].expand:
-        made_of |= {name: set(PARSERS[given.parser].fields) for name in ("prompt", "completion")}
+    made_of = {"options": {"incorrect_answers"}, **_MADE_UP.get(given.parser, {})}
     named = {
         "prompt": {f for t in templates for f in find_fields(t.prompt)},
         "completion": {f for t in templates for f in find_fields(t.completion)},
@@ -292,7 +295,7 @@ def _render_input(
 
 
 def _disarm(examples: pa.Table, each: Input) -> pa.Table:
-    """Neutralize control tokens that fields made up together, where the template has none itself."""
+    """Neutralize control tokens that fields made up together; not where the template has some."""
     shipped = TEMPLATES[each.given.parser]
     custom = [t for name, t in each.templates.items() if name not in shipped]
     if not custom or any(count_control_tokens(t.prompt + t.completion) for t in custom):
@@ -346,6 +349,8 @@ def _columns(each: Input) -> dict[str, str]:
     columns = {name: quote_name(name) for name in each.reader.schema.names}
     columns |= {name: quote_name(column) for name, column in each.reader.internal.items()}
     columns |= {name: f"({sql})" for name, sql in each.parser.rendered.items()}
+    if each.given.parser != "dialogue_label":
+        return columns
     labels = sorted(set(each.given.labels.values()))
     question = f"Which label fits this dialogue: {' or '.join(labels)}?"
     columns["task"] = quote(question if labels else "Which label fits this dialogue?")

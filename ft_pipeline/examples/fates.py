@@ -169,9 +169,10 @@ def _sample(con: duckdb.DuckDBPyConnection, inputs: Sequence[ExampleInput], seed
         ).fetchall()
     )
     if weights:
-        scale = min(counts.get(number, 0) / weight for number, weight in weights.items())
-        for number, weight in weights.items():
-            _keep_sample(con, number, round(weight * scale), seed)
+        there = {number: weight for number, weight in weights.items() if number in counts}
+        scale = min((counts[number] / weight for number, weight in there.items()), default=0.0)
+        for number, weight in there.items():
+            _keep_sample(con, number, max(1, round(weight * scale)), seed)
 
 
 def _keep_sample(con: duckdb.DuckDBPyConnection, number: int, count: int, seed: int) -> None:

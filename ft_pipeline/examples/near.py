@@ -29,6 +29,7 @@ MISSED = 0.01
 MOST_PAIRS = 3_000_000
 NEIGHBOURS = 20
 CHUNK = 100_000
+TABLES = ("questions", "bands", "pairs")
 
 
 @dataclass
@@ -138,7 +139,7 @@ class NearIndex:
                 self._cache.append(_to_tables(shard, found))
 
     def _load(self, cache: RowCache) -> None:
-        shards = [_from_tables(tables) for tables in cache.read()]
+        shards = [_from_tables(tables) for tables in cache.read(TABLES)]
         self._shards = [shard for shard, _ in shards]
         self._pairs = [pairs for _, pairs in shards]
 

@@ -12,6 +12,7 @@ and incorrect_answers as a list. Its rules are conditions in DuckDB's SQL over t
 
 import ast
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +42,8 @@ REASONS = {
     "control_tokens": "a text holds a token that marks turns or thoughts in chat templates",
     "not_renderable": "the rendered item does not read back as the same item",
     "forgotten": "its row_id is in data/forget.txt",
-    "duplicate": "the same identity columns as a row that is used",
-    "near_duplicate": "its question is nearly that of a row that is used",
+    "duplicate": "the same identity columns as another row, of which one is kept",
+    "near_duplicate": "its question is nearly that of another row, of which one is kept",
     "contaminated": "its question is nearly one of the validation side or of a held-out file",
     "not_sampled": "left out by the recipe's `limit` or `weight`",
     "too_few_for_a_set": "no other question of its category on its side, and sets only are asked",
@@ -51,6 +52,9 @@ REASONS = {
 TEXT = pa.string()
 # A JSON list of texts without escapes, with the blanks that Python's json puts.
 _SIMPLE_LIST = r'^\["[^"\\]*(?:", "[^"\\]*)*"\]$'
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# How numpy prints an array of texts: without commas.
+_NUMPY_LIST = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
 Convert = Callable[[Sequence[Any] | pa.Array, str | None], pa.Array]
 
 
@@ -66,10 +70,10 @@ class Field:
 class Parser:
     """What one kind of row holds. All expressions are DuckDB's SQL.
 
-    `fields` a file must have, `optional` ones are empty where it has not. `normal` replaces fields,
-    `derived` are needed by the rules alone, `rendered` by the templates alone. `expand` makes other
-    fields of those that were read. `rules` are (reason, condition) in order; `question` is the text
-    by which two rows count as the same.
+    `fields` a file must have; `optional` ones are empty where it has not, unless `normal` makes
+    them of others (`derivable`). `normal` replaces fields, `derived` are needed by the rules alone,
+    `rendered` by the templates alone. `expand` makes other fields of those that were read. `rules`
+    are (reason, condition) in order; `question` is the text by which two rows count as the same.
     """
 
     fields: dict[str, Field]
@@ -79,6 +83,7 @@ class Parser:
     normal: dict[str, str] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     rendered: dict[str, str] = field(default_factory=dict)
+    derivable: tuple[str, ...] = ()
     expand: Callable[[dict[str, pa.Array]], dict[str, pa.Array]] | None = None
 
 
@@ -204,21 +209,30 @@ def parse_list(value: Any, delimiter: str | None = None) -> list[str] | None:
         return ["" if item is None else _show(item) or "" for item in value]
     if isinstance(value, dict):
         return [_show(item) or "" for item in value.values()]
+    if isinstance(value, set | frozenset):
+        return sorted(_show(item) or "" for item in value)
     text = replace_half_characters(str(value).strip())
     if text[:1] in ("[", "(", "{", '"', "'") or text in ("null", "None", ""):
-        for read in (json.loads, ast.literal_eval):
+        if not text:
+            return []
+        if _NUMPY_LIST.fullmatch(text):
+            return [str(ast.literal_eval(item)) for item in _QUOTED.findall(text)]
+        for read in (_read_json, ast.literal_eval):
             try:
                 found = read(text)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue
-            return parse_list(found if isinstance(found, list | tuple | dict | None) else [found])
-        if not text:
-            return []
+            nested = isinstance(found, list | tuple | dict | set | frozenset | None)
+            return parse_list(found if nested else [found])
         if text[0] in "[{" and delimiter is None:
             return None
     if delimiter is None:
         delimiter = next((d for d in ("|", ";", ",") if d in text), None)
     return [text] if delimiter is None else [part.strip() for part in text.split(delimiter)]
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(text, strict=False)  # line breaks inside texts are certain
 
 
 def parse_messages(value: Any) -> list[tuple[str, str]] | None:
@@ -278,9 +292,12 @@ def _show(value: Any) -> str | None:
         return None
     if type(value) is str:
         return replace_half_characters(value)
-    if isinstance(value, list | dict):
-        return replace_half_characters(json.dumps(value, ensure_ascii=False, default=str))
-    return replace_half_characters(str(value))
+    try:
+        if isinstance(value, list | dict):
+            return replace_half_characters(json.dumps(value, ensure_ascii=False, default=str))
+        return replace_half_characters(str(value))
+    except (TypeError, ValueError):  # keys that JSON cannot have, a number of thousands of digits
+        return None
 
 
 LINE, LINES, VERBATIM = Field(read_line), Field(read_lines), Field(read_verbatim)
@@ -336,6 +353,7 @@ PARSERS: dict[str, Parser] = {
         fields={"question": LINES, "answer": Field(read_answers)},
         optional={"rationale": LINES, "category": LINE, "difficulty": LINE},
         question="question",
+        derivable=("rationale",),
         normal={
             # GSM8K puts the steps before the result: `… #### 42`.
             "rationale": "CASE WHEN rationale = '' AND contains(answer, '####') "

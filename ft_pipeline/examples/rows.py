@@ -37,7 +37,7 @@ from ft_pipeline.examples.text import fold_letters, neutralize_array
 from ft_pipeline.sources.catalog import Source
 
 THREADS = 2
-_EMPTY = pa.array([], TEXT)
+_EMPTY = pa.nulls(0, TEXT)
 PLACE = {
     "file": pa.string(),
     "line": pa.int64(),
@@ -53,7 +53,8 @@ PLACE = {
 class RowReader:
     """Reads the rows of one source for one parser.
 
-    `columns` are further columns, by the names that templates use. `found` tells afterwards which
+    `columns` are further columns, by the names that templates use, `required` the parser's optional
+    fields that a file must have here. `found` tells afterwards which
     column of which file was taken, `read` how many records there were; `failure` is the error that
     ended the reading, for DuckDB shows it only as text.
     """
@@ -62,7 +63,7 @@ class RowReader:
     declared: Source
     parser: Parser
     columns: Sequence[str] = ()
-    optional: Sequence[str] = ()
+    required: Sequence[str] = ()
     found: dict[str, dict[str, str]] = field(default_factory=dict)
     read: int = 0
     failure: Exception | None = None
@@ -83,8 +84,7 @@ class RowReader:
             waiting: deque[Future[pa.RecordBatch]] = deque()
             try:
                 for block in blocks:
-                    self._resolve(block)
-                    waiting.append(pool.submit(self._convert, block))
+                    waiting.append(pool.submit(self._convert, block, self._resolve(block)))
                     if len(waiting) > THREADS:
                         yield self._count(waiting.popleft())
                 while waiting:
@@ -110,13 +110,13 @@ class RowReader:
         """The name in the batches of each further column: none of SQL's or of ours."""
         return {name: f"column_{number}" for number, name in enumerate(self.columns)}
 
-    def _resolve(self, block: Block) -> None:
-        """Find the columns of a file, once for each set of columns that it shows."""
+    def _resolve(self, block: Block) -> dict[str, str]:
+        """Return the columns of a file, looked for once for each set of columns that it shows."""
         names = list(block.columns)
-        if not block.lines or set(names) <= set(self.found.get(f"{block.file}\0", ())):
-            return
+        if not names or set(names) <= set(self.found.get(f"{block.file}\0", ())):
+            return self.found.get(block.file, {})
         where = f"source {self.source}: {block.file}"
-        needed = [*self.parser.fields, *self.columns]
+        needed = [*self.parser.fields, *self.required, *self.columns]
         optional = [*self.parser.optional, *self.declared.identity]
         chosen = [c for c in names if not self.declared.columns or c in self.declared.columns]
         found = resolve_columns(where, needed, optional, chosen, dict(self.declared.aliases))
@@ -128,9 +128,9 @@ class RowReader:
                 )
         self.found[block.file] = self.found.get(block.file, {}) | found
         self.found[f"{block.file}\0"] = dict.fromkeys(names, "")
+        return self.found[block.file]
 
-    def _convert(self, block: Block) -> pa.RecordBatch:
-        columns = self.found.get(block.file, {})
+    def _convert(self, block: Block, columns: Mapping[str, str]) -> pa.RecordBatch:
         size = len(block.lines)
         delimiter = self.declared.format.list_delimiter
         fields: dict[str, pa.Array] = {}
@@ -140,7 +140,8 @@ class RowReader:
             if size and wanted in columns:
                 fields[name] = given.read(pick(block.columns, columns[wanted]), delimiter)
             else:
-                fields[name] = pa.array([""] * size, TEXT)
+                is_text = given.type == TEXT
+                fields[name] = pa.repeat("", size) if is_text else pa.nulls(size, given.type)
         identity = self._identify(block, columns, fields)
         if self.parser.expand:
             fields = self.parser.expand(fields)
@@ -201,8 +202,11 @@ def make_reader(
     source: str, declared: Source, parser: str, columns: Iterable[str] = ()
 ) -> RowReader:
     """Return a reader for the parser of that name."""
-    own = {**PARSERS[parser].fields, **PARSERS[parser].optional}
-    return RowReader(source, declared, PARSERS[parser], [c for c in columns if c not in own])
+    chosen = PARSERS[parser]
+    own = {**chosen.fields, **chosen.optional}
+    more = [column for column in columns if column not in own]
+    required = [c for c in columns if c in chosen.optional and c not in chosen.derivable]
+    return RowReader(source, declared, chosen, more, required)
 
 
 def compute_row_id(identity: str) -> str:

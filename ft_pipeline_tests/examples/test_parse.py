@@ -1,205 +1,274 @@
-"""Rows to items: what is accepted, and why the rest is not."""
+"""Values of rows: lists, answers, labels, dialogues and chats in every way they are written."""
 
 import json
+import subprocess
+import sys
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.examples.parse import (
-    REASONS,
-    Reasoning,
-    Rejected,
-    Trivia,
-    clean_lines,
-    compute_group,
-    is_boolean,
+    expand_conversations,
     parse_list,
-    parse_row,
+    parse_messages,
+    read_answers,
+    read_labels,
+    read_line,
+    read_lines,
+    read_lists,
+    read_turns,
+    read_verbatim,
+    to_text,
 )
-from ft_pipeline.examples.rows import Row
+from ft_pipeline.examples.text import clean
 
-RIVER = {
-    "category": "Geography",
-    "difficulty": "easy",
-    "question": "Which river flows through Paris?",
-    "correct_answer": "Seine",
-    "incorrect_answers": '["Loire", "Rhône", "Garonne"]',
-}
-APPLES = {"Question": "How many?", "Complex_CoT": "1 + 2", "Response": "3"}
-
-
-def parse(parser: str, values: dict[str, Any]) -> Trivia | Reasoning | Rejected:
-    return parse_row(parser, Row("0" * 32, "rows.csv", 2, values))
-
-
-def test_a_trivia_row_becomes_an_item() -> None:
-    assert parse("trivia", RIVER) == Trivia(
-        "Which river flows through Paris?",
-        "Seine",
-        ("Loire", "Rhône", "Garonne"),
-        "Geography",
-        "easy",
-    )
-
-
-def test_entities_white_space_and_the_case_of_the_difficulty_are_cleaned() -> None:
-    written = RIVER | {
-        "question": " Which river flows\nthrough Paris? ",
-        "correct_answer": "Seine ",
-        "incorrect_answers": '["Loire", "Rh&ocirc;ne ", " Garonne"]',
-        "difficulty": " Easy",
-    }
-    assert parse("trivia", written) == parse("trivia", RIVER)
-
-
-@pytest.mark.parametrize(
-    ("correct", "incorrect"),
-    [("True", '["False"]'), ("FALSE", ["true"]), (True, [False]), ("True", "False")],
-)
-def test_a_true_false_question_needs_one_wrong_answer(correct: object, incorrect: object) -> None:
-    item = parse("trivia", RIVER | {"correct_answer": correct, "incorrect_answers": incorrect})
-    assert isinstance(item, Trivia)
-    assert {item.correct_answer.lower(), item.incorrect_answers[0].lower()} == {"true", "false"}
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"question": ""}, "empty_text"),
-        ({"question": " &nbsp; "}, "empty_text"),
-        ({"category": None}, "empty_text"),
-        ({"difficulty": ""}, "empty_text"),
-        ({"correct_answer": " "}, "missing_answer"),
-        ({"correct_answer": None}, "missing_answer"),
-        ({"correct_answer": "Loire"}, "answer_among_wrong_ones"),
-        ({"correct_answer": "LOIRE "}, "answer_among_wrong_ones"),
-        ({"correct_answer": "Rh&ocirc;ne"}, "answer_among_wrong_ones"),
-        ({"incorrect_answers": '["Loire", "Rhône"]'}, "too_few_options"),
-        ({"incorrect_answers": '["Loire", "loire", "Rhône"]'}, "too_few_options"),
-        ({"incorrect_answers": '["Loire", "", "Rhône", "Garonne"]'}, "too_few_options"),
-        ({"incorrect_answers": ["Loire", None, "Rhône", "Garonne"]}, "too_few_options"),
-        ({"incorrect_answers": "[]"}, "too_few_options"),
-        ({"incorrect_answers": ""}, "too_few_options"),
-        ({"incorrect_answers": "{[]: 1}"}, "too_few_options"),
-        ({"correct_answer": "True", "incorrect_answers": None}, "too_few_options"),
-        ({"correct_answer": "True", "incorrect_answers": "null"}, "too_few_options"),
-        ({"correct_answer": "True", "incorrect_answers": "[]"}, "too_few_options"),
-        ({"correct_answer": "True", "incorrect_answers": "['TRUE']"}, "answer_among_wrong_ones"),
-    ],
-)
-def test_a_trivia_row_that_cannot_be_used_has_its_reason(
-    change: dict[str, object], reason: str
-) -> None:
-    assert parse("trivia", RIVER | change) == Rejected(reason)
-
-
-@pytest.mark.parametrize(
-    ("column", "reason"),
-    [
-        ("question", "empty_text"),
-        ("difficulty", "empty_text"),
-        ("correct_answer", "missing_answer"),
-        ("incorrect_answers", "too_few_options"),
-    ],
-)
-def test_a_json_record_without_a_key_is_rejected_like_an_empty_one(
-    column: str, reason: str
-) -> None:
-    values = {name: value for name, value in RIVER.items() if name != column}
-    assert parse("trivia", values) == Rejected(reason)
-
-
-def test_a_chain_of_thought_keeps_its_line_breaks() -> None:
-    values = APPLES | {"Complex_CoT": " First  \r\n\r\n\r\n then\tthis. \n"}
-    assert parse("cot", values) == Reasoning("How many?", "First\n\nthen this.", "3")
-
-
-@pytest.mark.parametrize(
-    ("column", "reason"),
-    [("Question", "empty_text"), ("Complex_CoT", "empty_text"), ("Response", "missing_answer")],
-)
-@pytest.mark.parametrize("value", ["", " \n ", None, "missing key"])
-def test_a_chain_of_thought_without_a_text_has_its_reason(
-    column: str, reason: str, value: str | None
-) -> None:
-    values: dict[str, str | None] = APPLES | {column: value}
-    if value == "missing key":
-        del values[column]
-    assert parse("cot", values) == Rejected(reason)
+ANY = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         (["a", "b"], ["a", "b"]),
+        (("a", None), ["a", ""]),
         ([1, 2.5, True], ["1", "2.5", "True"]),
+        ({"x": "a", "y": "b"}, ["a", "b"]),
         ('["a", "b"]', ["a", "b"]),
+        ('["a","b"]', ["a", "b"]),
+        ('["a\\n\\u00e9", "b"]', ["a\né", "b"]),
         ("['a', \"it's\"]", ["a", "it's"]),
         ("('a', 'b')", ["a", "b"]),
         ("[1, 2]", ["1", "2"]),
         ('["a, b", "c; d"]', ["a, b", "c; d"]),
+        ('"a", "b"', ["a", "b"]),
+        ("a | b, c | d", ["a", "b, c", "d"]),
+        ("a; b, c", ["a", "b, c"]),
+        ("a, b,c", ["a", "b", "c"]),
+        ("Loire", ["Loire"]),
+        ("'tis", ["'tis"]),
         ("[]", []),
         ("", []),
-        ("[unclosed", []),
+        (" ", []),
         (None, []),
         ("null", []),
         ("None", []),
-        ("[null, 'a']", []),
+        ("[unclosed", None),
+        ("[null, 'a']", None),
         ('[null, "a"]', ["", "a"]),
+        ("{[]: 1}", None),
+        ("[" * 50_000, None),
+        ("[" + "9" * 5_000 + "]", None),
+        ("[" + "-" * 50_000 + "1]", None),
     ],
 )
-def test_a_list_of_answers_is_read_in_every_form(value: object, expected: list[str]) -> None:
+def test_a_list_of_answers_is_read_in_every_form(value: object, expected: list[str] | None) -> None:
     assert parse_list(value) == expected
 
 
-@settings(deadline=None)  # the machine is shared
-@given(st.lists(st.text(), max_size=4))
+@pytest.mark.parametrize("value", ["[{(1, 2): 3}]", "[{b'a': 3}]", "[0x" + "f" * 5_000 + "]"])
+def test_a_list_with_values_that_are_no_text_is_read_or_refused(value: str) -> None:
+    found = parse_list(value)
+    assert found is None or all(isinstance(item, str) for item in found)
+
+
+def test_a_set_is_read_in_the_same_order_every_time() -> None:
+    code = (
+        "from ft_pipeline.examples.parse import parse_list\n"
+        "print(parse_list(\"{'a', 'b', 'c', 'd', 'e'}\"))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_a_list_of_numpy_without_commas_is_not_one_item() -> None:
+    assert parse_list("['a' 'b'\n 'c']") in (None, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("value", "delimiter", "expected"),
+    [
+        ("a / b", "/", ["a", "b"]),
+        ("a, b; c, d", ";", ["a, b", "c, d"]),
+        ("[a] / [b]", "/", ["[a]", "[b]"]),
+        ('["a / b", "c"]', "/", ["a / b", "c"]),
+    ],
+)
+def test_a_list_is_read_with_the_declared_delimiter(
+    value: str, delimiter: str, expected: list[str]
+) -> None:
+    assert parse_list(value, delimiter) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(ANY, max_size=4))
 def test_a_list_survives_json_and_repr(values: list[str]) -> None:
     assert parse_list(json.dumps(values)) == values
+    assert parse_list(json.dumps(values, ensure_ascii=False)) == values
     assert parse_list(repr(values)) == values
     assert parse_list(values) == values
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [("True", True), ("false", True), ("TRUE", True), ("Truth", False), ("", False)],
+WRITTEN = st.one_of(
+    st.none(),
+    st.lists(ANY, max_size=4).map(json.dumps),
+    st.lists(ANY, max_size=4).map(lambda values: json.dumps(values, ensure_ascii=False)),
+    st.lists(ANY, max_size=4).map(repr),
+    st.lists(ANY, max_size=4).map(" | ".join),
+    st.lists(st.sampled_from(['"', "[", "]", ", ", "a", '", "', "\\", "\n"]), max_size=6).map(
+        "".join
+    ),
 )
-def test_true_and_false_are_the_booleans(answer: str, expected: bool) -> None:
-    assert is_boolean(answer) is expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(WRITTEN, max_size=6), st.integers(0, 2))
+def test_a_column_of_lists_is_read_like_each_of_its_values(
+    values: list[str | None], start: int
+) -> None:
+    each = [parse_list(value) for value in values]
+    expected = [items and [clean(item) for item in items] for items in each]
+    assert read_lists(values).to_pylist() == expected
+    assert read_lists(pa.array(values, pa.string())).to_pylist() == expected
+    assert read_lists(pa.array(values, pa.string()).slice(start)).to_pylist() == expected[start:]
+
+
+def test_a_list_with_line_breaks_in_its_texts_is_read_the_same_in_any_column() -> None:
+    value = '["a\nb", "c\td"]'  # no strict JSON, but certain
+    assert read_lists(pa.array([value])).to_pylist() == read_lists([value]).to_pylist()
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("read", "value", "expected"),
     [
-        ("a\n\n\n\nb", "a\n\nb"),
-        ("\n\na\n", "a"),
-        (" a  b \r\n c", "a b\nc"),
-        ("a&#10;b &amp; c", "a b & c"),
+        (read_line, " a\n&amp; b ", "a & b"),
+        (read_lines, " First  \r\n\r\n\r\n then\tthis. \n", "First\n\nthen this."),
+        (read_verbatim, "if a:\r\n    b\n", "if a:\n    b"),
+    ],
+)
+def test_texts_are_read_with_their_lines_as_asked(read: Any, value: str, expected: str) -> None:
+    assert read([value]).to_pylist() == [expected]
+    assert read(pa.array([value])).to_pylist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (7, "7"),
+        (1.5, "1.5"),
+        (10**30, str(10**30)),
+        (True, "True"),
+        (None, None),
+        (["a", 1, None], '["a", 1, null]'),
+        ({"b": "é"}, '{"b": "é"}'),
+        (date(2026, 1, 2), "2026-01-02"),
+        (Decimal("1.50"), "1.50"),
+        ("cut \ud83d", "cut \ufffd"),
+        ({"cut \ud83d": "\ud83d"}, '{"cut \ufffd": "\ufffd"}'),
+    ],
+)
+def test_values_of_any_type_become_text(value: object, expected: str | None) -> None:
+    assert to_text([value, "x"]).to_pylist() == [expected, "x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["Paris", "City of Paris"], "Paris"),
+        (["", None, "Paris"], "Paris"),
+        ('["Paris", "City of Paris"]', "Paris"),
+        ("['Paris']", "Paris"),
+        ("Paris, France", "Paris, France"),
+        ("[sic] Paris", "[sic] Paris"),
+        ("3 + 4\n#### 7", "3 + 4\n#### 7"),
+        ([], ""),
+        (None, ""),
+        (5, "5"),
+    ],
+)
+def test_of_several_accepted_answers_the_first_is_read(value: object, expected: str) -> None:
+    assert read_answers([value, "plain"]).to_pylist() == [expected, "plain"]
+    if isinstance(value, str | None):
+        column = pa.array([value, "plain"], pa.string())
+        assert read_answers(column).to_pylist() == [expected, "plain"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((one, "1") for one in (1, 1.0, True, "TRUE", "true", "1", "1.0")),
+        *((zero, "0") for zero in (0, 0.0, False, "False", "0")),
+        (" Scam ", "Scam"),
         (None, ""),
     ],
 )
-def test_lines_are_cleaned_one_by_one(text: str | None, expected: str) -> None:
-    assert clean_lines(text) == expected
+def test_labels_are_text_or_numbers(value: object, expected: str) -> None:
+    assert read_labels([value]).to_pylist() == [expected]
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("value", "expected"),
     [
-        ("What is 1+1?", "what is  1 + 1", True),
-        ("What is “x”?", "What is 'x'!", True),
-        ("STRASSE", "Straße", True),
-        ("What is 1+1?", "What is 1+2?", False),
-        ("???", "!!!", False),  # no letters: the text itself counts
-        ("中文问题", "中文问题?", True),
-        ("中文问题", "中文答案", False),
+        ("A: hi\r\nB: ho", "A: hi\nB: ho"),
+        ([{"speaker": "A", "text": "hi"}, {"role": "B", "content": "ho"}], "A: hi\nB: ho"),
+        ('[{"from": "A", "value": "hi"}, {"from": "B", "value": "ho"}]', "A: hi\nB: ho"),
+        ("[laughs] hi", "[laughs] hi"),
+        (None, ""),
     ],
 )
-def test_a_group_is_the_question_without_case_spacing_and_punctuation(
-    one: str, other: str, same: bool
-) -> None:
-    assert (compute_group(one) == compute_group(other)) is same
+def test_dialogues_are_text_or_lists_of_turns(value: object, expected: str) -> None:
+    assert read_turns([value]).to_pylist() == [expected]
+    if isinstance(value, str | None):
+        assert read_turns(pa.array([value], pa.string())).to_pylist() == [expected]
+
+
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (CHAT, [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")]),
+        (json.dumps(CHAT[1:2]), [("user", "Hi")]),
+        ({"conversations": CHAT[1:2]}, [("user", "Hi")]),
+        ([{"from": "human", "value": "Hi"}], [("human", "Hi")]),
+        ([], []),
+        ([{"role": "user"}], None),
+        ([{"content": "Hi"}], None),
+        ([{"role": "user", "content": 5}], None),
+        (["Hi"], None),
+        ("Hi", None),
+        ("[" * 50_000, None),
+        (None, None),
+    ],
+)
+def test_chats_are_read_as_pairs_of_role_and_text(value: object, expected: object) -> None:
+    assert parse_messages(value) == expected
+
+
+def test_a_chat_is_taken_apart_into_history_prompt_and_completion() -> None:
+    chats = [json.dumps(CHAT), json.dumps(CHAT[:2]), json.dumps(CHAT[2:]), "no chat", None]
+    found = expand_conversations({"messages": pa.array(chats, pa.string())})
+    nulls = [None] * 4
+    assert found["history"].to_pylist() == [json.dumps(CHAT[:1]), *nulls]
+    assert found["prompt"].to_pylist() == ["Hi", *nulls]
+    assert found["completion"].to_pylist() == ["Hello", *nulls]
 
 
 ANYTHING = st.one_of(
@@ -208,7 +277,7 @@ ANYTHING = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=12),
-    st.sampled_from(["True", "[", "{[]: 1}", "\ud83d", "&#xD800;", "</think>"]),
+    st.sampled_from(["True", "[", "{[]: 1}", "\ud83d", "&#xD800;", "</think>", "['\\ud83d']"]),
     st.lists(st.none() | st.text(max_size=6), max_size=5),
     st.lists(st.text(max_size=6), min_size=3, max_size=4).map(json.dumps),
     st.lists(st.text(max_size=6), min_size=3, max_size=4).map(repr),
@@ -216,31 +285,19 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(deadline=None)  # the machine is shared
-@given(st.fixed_dictionaries(dict.fromkeys(RIVER, ANYTHING)))
-def test_any_trivia_row_becomes_a_clean_item_or_has_a_reason(values: dict[str, Any]) -> None:
-    item = parse("trivia", values)
-    if isinstance(item, Rejected):
-        assert item.reason in REASONS
-        return
-    assert isinstance(item, Trivia)
-    texts = [item.question, item.correct_answer, *item.incorrect_answers, item.category]
-    for text in texts:
-        assert text.encode("utf-8").strip()
-        assert "\n" not in text
-    folded = [answer.casefold() for answer in (item.correct_answer, *item.incorrect_answers)]
-    assert len(set(folded)) == len(folded)
+@pytest.mark.parametrize("read", [read_line, read_lines, read_verbatim, read_answers, read_turns])
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ANYTHING, max_size=4))
+def test_any_values_are_read_as_text_that_a_file_can_hold(read: Any, values: list[Any]) -> None:
+    found = read(values).to_pylist()
+    assert len(found) == len(values)
+    for text in found:
+        assert text.encode("utf-8").decode("utf-8").strip() == text
 
 
-@settings(deadline=None)  # the machine is shared
-@given(st.fixed_dictionaries(dict.fromkeys(APPLES, ANYTHING)))
-def test_any_chain_of_thought_row_becomes_a_full_item_or_has_a_reason(
-    values: dict[str, Any],
-) -> None:
-    item = parse("cot", values)
-    if isinstance(item, Rejected):
-        assert item.reason in REASONS
-        return
-    assert isinstance(item, Reasoning)
-    for text in (item.question, item.thoughts, item.response):
-        assert text.encode("utf-8").strip()
+@settings(deadline=None, max_examples=150)
+@given(st.lists(ANYTHING, max_size=4))
+def test_any_values_are_read_as_clean_lists_or_none(values: list[Any]) -> None:
+    found = read_lists(values).to_pylist()
+    assert len(found) == len(values)
+    assert all(clean(text) == text for items in found for text in items or () if "&" not in text)

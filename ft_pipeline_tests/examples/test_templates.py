@@ -1,104 +1,165 @@
-"""Items to prompts and completions, and back."""
+"""Fields to prompts and completions, and back."""
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from ft_pipeline.examples.parse import Reasoning, Trivia, clean_lines
-from ft_pipeline.examples.rows import clean
 from ft_pipeline.examples.templates import (
+    TEMPLATES,
     QuizItem,
+    Reasoning,
+    Template,
     expected_options,
-    is_readable,
+    find_fields,
+    is_boolean,
     parse_chain_of_thought,
     parse_quiz_items,
-    render_chain_of_thought,
-    render_quiz_question,
-    render_quiz_set,
+    to_sql,
+)
+from ft_pipeline.recipe import TEMPLATES as NAMES
+from ft_pipeline.recipe import CustomTemplate, Examples
+
+RIVER = QuizItem("Which river flows through Paris?", "Seine", ("Loire", "Rhône", "Garonne"))
+FLAT = QuizItem("The Earth is flat.", "False", ("True",))
+TWO = (
+    "Question 1: Which river flows through Paris?\n"
+    "Correct Answer: Seine\n"
+    "Incorrect Options: Loire, Rhône, Garonne\n"
+    "\n"
+    "Question 2: The Earth is flat.\n"
+    "Correct Answer: False\n"
+    "Incorrect Options: True"
 )
 
-RIVER = Trivia(
-    "Which river flows through Paris?",
-    "Seine",
-    ("Loire", "Rhône", "Garonne"),
-    "Geography",
-    "easy",
-)
-FLAT = Trivia("The Earth is flat.", "False", ("True",), "Geography", "easy")
 
-
-def as_quiz_item(item: Trivia) -> QuizItem:
-    return QuizItem(item.question, item.correct_answer, item.incorrect_answers)
+def render(text: str, **fields: str) -> str:
+    """Render a template's text by DuckDB."""
+    names = list(fields) or ["unused"]
+    columns = ", ".join(f'"{name}"' for name in names)
+    con = duckdb.connect()
+    con.execute("CREATE TABLE row (" + ", ".join(f'"{name}" VARCHAR' for name in names) + ")")
+    con.execute(
+        f"INSERT INTO row ({columns}) VALUES ({', '.join('?' * len(names))})",
+        [fields.get(name, "") for name in names],
+    )
+    sql = to_sql(text, {name: f'"{name}"' for name in names})
+    return str(con.execute(f"SELECT {sql} FROM row").fetchall()[0][0])
 
 
 def test_a_quiz_question_has_the_wording_of_the_guide() -> None:
-    assert render_quiz_question(RIVER) == (
-        "Generate a quiz question about Geography with easy difficulty.",
+    template = TEMPLATES["trivia"]["quiz_question"]
+    fields = {
+        "question": RIVER.question,
+        "correct_answer": "Seine",
+        "options": "Loire, Rhône, Garonne",
+        "category": "Geography",
+        "difficulty": "easy",
+    }
+    assert render(template.prompt, **fields) == (
+        "Generate a quiz question about Geography with easy difficulty."
+    )
+    assert render(template.completion, **fields) == (
         "Question: Which river flows through Paris?\n"
         "Correct Answer: Seine\n"
-        "Incorrect Options: Loire, Rhône, Garonne",
+        "Incorrect Options: Loire, Rhône, Garonne"
     )
 
 
-def test_a_quiz_set_has_the_wording_of_the_guide_and_numbers_its_questions() -> None:
-    assert render_quiz_set([RIVER, FLAT]) == (
-        "Generate a set of 2 quiz questions about Geography with varying difficulty levels.",
-        "Question 1: Which river flows through Paris?\n"
-        "Correct Answer: Seine\n"
-        "Incorrect Options: Loire, Rhône, Garonne\n"
-        "\n"
-        "Question 2: The Earth is flat.\n"
-        "Correct Answer: False\n"
-        "Incorrect Options: True",
-    )
-
-
-def test_a_chain_of_thought_stands_between_tags_before_the_response() -> None:
-    item = Reasoning("How many?", "1 + 2\n= 3", "Three.")
-    assert render_chain_of_thought(item) == (
-        "How many?",
-        "<think>\n1 + 2\n= 3\n</think>\n\nThree.",
-    )
+def test_the_recipe_knows_the_shipped_templates() -> None:
+    assert {parser: tuple(templates) for parser, templates in TEMPLATES.items()} == NAMES
 
 
 @pytest.mark.parametrize(
-    ("options", "line"),
+    ("text", "fields"),
     [
-        (("Loire", "Rhône", "Garonne"), "Loire, Rhône, Garonne"),
-        (("1,000", "2,000", "3"), "1,000; 2,000; 3"),
-        (("Paris, Texas", "Rome", "Athens"), "Paris, Texas; Rome; Athens"),
-        (("a;b", "c", "d"), "a;b, c, d"),
-        (("True",), "True"),
+        ("", ()),
+        ("{a}{b} {a}", ("a", "b", "a")),
+        ("{{a}} {b}", ("b",)),
+        ("{{{a}}}", ("a",)),
+        ("{answer.value} {größe} {a-b} {it's}", ("answer.value", "größe", "a-b", "it's")),
+        ("{0}", ("0",)),
     ],
 )
-def test_options_are_joined_so_that_they_read_back(options: tuple[str, ...], line: str) -> None:
-    item = Trivia("Which?", "x", options, "Any", "easy")
-    _, completion = render_quiz_question(item)
-    assert completion.endswith(f"Incorrect Options: {line}")
-    assert parse_quiz_items(completion) == [as_quiz_item(item)]
-    assert is_readable(item)
+def test_the_fields_of_a_text_are_found(text: str, fields: tuple[str, ...]) -> None:
+    assert find_fields(text) == fields
+
+
+@pytest.mark.parametrize("text", ["{", "}", "{a", "a}", "{}", "{a!r}", "{a:>9}", "{a b}", "{a[0]}"])
+def test_a_stray_brace_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"brace|field name|expected '}'|Single|format string"):
+        find_fields(text)
+
+
+def test_a_template_needs_each_field_once() -> None:
+    assert Template("{b} {a} {b}", "{a} {c}").fields == ("b", "a", "c")
 
 
 @pytest.mark.parametrize(
-    "options", [("a; b", "c", "d"), ("a, b; c", "d", "e"), ("a, b",), ("a; b",)]
-)
-def test_options_that_would_read_back_otherwise_are_found(options: tuple[str, ...]) -> None:
-    assert not is_readable(Trivia("Which?", "x", options, "Any", "easy"))
-
-
-@pytest.mark.parametrize(
-    ("thoughts", "response", "expected"),
+    ("text", "expected"),
     [
-        ("1 + 2", "3", True),
-        ("a <think> b", "3", True),
-        ("a", "3 </think> 4", True),
-        ("a </think> b", "3", False),
+        ("", ""),
+        ("{{}}", "{}"),
+        ("it's {a}", "it's x"),
+        ("{a}{b}", "xy"),
+        ("'; DROP TABLE row; --{a}", "'; DROP TABLE row; --x"),
+        ("\\n\n\t$1 ? %s {a}", "\\n\n\t$1 ? %s x"),
     ],
 )
-def test_a_thought_that_closes_its_tag_is_found(
-    thoughts: str, response: str, expected: bool
+def test_a_text_is_rendered_as_it_stands(text: str, expected: str) -> None:
+    assert render(text, a="x", b="y") == expected
+
+
+@settings(deadline=None, max_examples=50)  # the machine is shared
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), st.text(max_size=12))
+def test_any_text_and_any_value_are_rendered_as_they_stand(text: str, value: str) -> None:
+    doubled = text.replace("{", "{{").replace("}", "}}")
+    assert render(f"{doubled}{{a}}{doubled}", a=value) == text + value + text
+
+
+def make_recipe(prompt: str, completion: str, name: str = "mine") -> Examples:
+    return Examples.model_validate(
+        {
+            "inputs": [{"source": "s", "parser": "qa", "templates": [name]}],
+            "templates": {name: {"prompt": prompt, "completion": completion}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("Say it.", "Yes."),
+        ("{{question}}", "Yes."),
+        ("{question", "{answer}"),
+        ("{question}", "answer}"),
+        ("", "{answer}"),
+        ("Say {quest", "ion} now"),
+        ("{question} {", "{{answer}"),
+    ],
+)
+def test_a_template_that_cannot_be_rendered_is_refused_with_the_recipe(
+    prompt: str, completion: str
 ) -> None:
-    assert is_readable(Reasoning("How many?", thoughts, response)) is expected
+    with pytest.raises(ValidationError):
+        make_recipe(prompt, completion)
+
+
+@pytest.mark.parametrize("name", ["answer", "chat", "Mine", "my-own", "1st", "it's"])
+def test_a_template_needs_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValidationError, match="a name of its own"):
+        make_recipe("{question}", "{answer}", name)
+
+
+def test_an_unknown_template_is_named_with_its_near_miss() -> None:
+    one = {"source": "s", "parser": "qa", "templates": ["anwser"]}
+    with pytest.raises(ValidationError, match="Did you mean `answer`"):
+        Examples.model_validate({"inputs": [one]})
+
+
+def test_a_template_may_have_fields_on_one_side_only() -> None:
+    assert CustomTemplate(prompt="Tell me something.", completion="{answer}").completion
 
 
 @pytest.mark.parametrize(
@@ -117,9 +178,23 @@ def test_an_incomplete_item_is_not_read(text: str) -> None:
 
 
 def test_complete_items_are_read_in_order_among_other_text() -> None:
-    _, two = render_quiz_set([RIVER, FLAT])
-    text = f"Here you go!\n\n{two}\n\nQuestion 3: Cut off?\nCorrect Ans"
-    assert parse_quiz_items(text) == [as_quiz_item(RIVER), as_quiz_item(FLAT)]
+    text = f"Here you go!\n\n{TWO}\n\nQuestion 3: Cut off?\nCorrect Ans"
+    assert parse_quiz_items(text) == [RIVER, FLAT]
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("Loire, Rhône, Garonne", ("Loire", "Rhône", "Garonne")),
+        ("1,000; 2,000; 3", ("1,000", "2,000", "3")),
+        ("Paris, Texas; Rome; Athens", ("Paris, Texas", "Rome", "Athens")),
+        ("a;b, c, d", ("a;b", "c", "d")),
+        ("True", ("True",)),
+    ],
+)
+def test_options_are_split_where_they_were_joined(line: str, options: tuple[str, ...]) -> None:
+    text = f"Question: Which?\nCorrect Answer: x\nIncorrect Options: {line}"
+    assert parse_quiz_items(text) == [QuizItem("Which?", "x", options)]
 
 
 @pytest.mark.parametrize("text", ["3", "1 + 2 </think> 3", "<think>1 + 2", "So: <think>1</think>3"])
@@ -127,37 +202,20 @@ def test_thoughts_without_both_tags_at_the_start_are_none(text: str) -> None:
     assert parse_chain_of_thought(text) is None
 
 
-def test_the_expected_number_of_wrong_options_is_one_for_true_false_else_three() -> None:
-    assert [expected_options(answer) for answer in ("True", "false", "Seine")] == [1, 1, 3]
+def test_thoughts_stand_between_tags_before_the_response() -> None:
+    template = TEMPLATES["cot"]["chain_of_thought"]
+    fields = {"question": "How many?", "thoughts": "1 + 2\n= 3", "response": "Three."}
+    assert render(template.prompt, **fields) == "How many?"
+    completion = render(template.completion, **fields)
+    assert completion == "<think>\n1 + 2\n= 3\n</think>\n\nThree."
+    assert parse_chain_of_thought(completion) == Reasoning("1 + 2\n= 3", "Three.")
 
 
-TEXT = st.text(max_size=16).map(clean).filter(bool)
-OPTION = TEXT.filter(lambda text: ";" not in text)
-TRIVIA = st.builds(
-    Trivia,
-    question=TEXT,
-    correct_answer=TEXT,
-    incorrect_answers=st.lists(OPTION, min_size=3, max_size=3).map(tuple),
-    category=TEXT,
-    difficulty=TEXT,
+@pytest.mark.parametrize(
+    ("answer", "boolean", "options"), [("True", True, 1), ("false", True, 1), ("Seine", False, 3)]
 )
-
-
-@settings(deadline=None)  # the machine is shared
-@given(st.lists(TRIVIA, min_size=1, max_size=4))
-def test_items_without_a_semicolon_survive_rendering(items: list[Trivia]) -> None:
-    expected = [as_quiz_item(item) for item in items]
-    assert parse_quiz_items(render_quiz_question(items[0])[1]) == expected[:1]
-    assert parse_quiz_items(render_quiz_set(items)[1]) == expected
-
-
-LINES = st.text(max_size=24).map(clean_lines).filter(bool)
-
-
-@settings(deadline=None)  # the machine is shared
-@given(LINES, LINES.filter(lambda text: "</think>" not in text), LINES)
-def test_thoughts_without_a_closing_tag_survive_rendering(
-    question: str, thoughts: str, response: str
+def test_the_expected_number_of_wrong_options_is_one_for_true_false_else_three(
+    answer: str, boolean: bool, options: int
 ) -> None:
-    _, completion = render_chain_of_thought(Reasoning(question, thoughts, response))
-    assert parse_chain_of_thought(completion) == Reasoning("", thoughts, response)
+    assert is_boolean(answer) is boolean
+    assert expected_options(answer) == options

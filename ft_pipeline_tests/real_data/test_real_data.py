@@ -1,7 +1,7 @@
 """Published data sets through the parsers: nothing is lost, and nothing leaks.
 
-Runs where FT_REAL_DATA names a folder with `opentdb/` and `medical_o1/`. The counts were measured
-on the dump of 2026-07-28 and the 198 rows of HuatuoGPT-o1's demo data.
+Runs where FT_REAL_DATA names the folder. The counts were measured on the files that
+docs/data_formats.md lists.
 """
 
 from pathlib import Path
@@ -10,80 +10,100 @@ from typing import Any
 import pytest
 
 from ft_pipeline.evaluation.metrics import score_quiz
-from ft_pipeline.examples.build import build_examples
-from ft_pipeline.examples.sides import find_leaks
+from ft_pipeline.examples.build import RawSource, build_examples
+from ft_pipeline.examples.sides import (
+    find_empty_texts,
+    find_forged_turns,
+    find_leaks,
+    find_near_across_sides,
+    read_examples,
+)
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.recipe import Examples, Metrics
+from ft_pipeline.sources.catalog import FilesSource, Format
 
-TRIVIA_COUNTS = {
+TRIVIA = {
     "rows_read": 5250,
-    "rows_used": 5246,
-    "rows_rejected": 4,
-    "rejected_by_reason": {"duplicate": 3, "not_renderable": 1},
-    "examples": 6708,
-    "examples_by_task_and_side": {
-        "quiz_question train": 4731,
-        "quiz_question val": 515,
-        "quiz_set train": 1315,
-        "quiz_set val": 147,
-    },
-    "questions_by_side": {"train": 4727, "val": 513},
+    "rows_used": 5237,
+    "rejected_by_reason": {"duplicate": 3, "near_duplicate": 9, "not_renderable": 1},
 }
-COT_COUNTS = {
-    "rows_read": 198,
-    "rows_used": 198,
-    "rows_rejected": 0,
-    "rejected_by_reason": {},
-    "examples": 198,
-    "examples_by_task_and_side": {"chain_of_thought train": 176, "chain_of_thought val": 22},
-    "questions_by_side": {"train": 176, "val": 22},
+STRATEGY = Format(header=("question", "answer", "rationale"), escapes=True)
+FILES: dict[str, tuple[str, list[str], Format, dict[str, Any]]] = {
+    "opentdb/opentdb_kaggle_shape.csv": (
+        "trivia",
+        ["quiz_question", "quiz_set"],
+        Format(),
+        TRIVIA,
+    ),
+    "opentdb/opentdb.json": ("trivia", ["quiz_question", "quiz_set"], Format(), TRIVIA),
+    "medical_o1/medical_o1_198.json": (
+        "cot",
+        ["chain_of_thought"],
+        Format(),
+        {"rows_read": 198, "rows_used": 198, "examples": 198},
+    ),
+    "gsm8k/test.jsonl": (
+        "qa",
+        ["answer_with_rationale"],
+        Format(),
+        {"rows_read": 1319, "rows_used": 1319, "examples": 1319},
+    ),
+    "strategyqa/strategyqa_cot.tsv": (
+        "qa",
+        ["answer_with_rationale", "chain_of_thought"],
+        STRATEGY,
+        {"rows_read": 2061, "rows_used": 2060, "rejected_by_reason": {"duplicate": 1}},
+    ),
+    "nq_open/nq_open_dev.jsonl": (
+        "qa",
+        ["answer"],
+        Format(),
+        {"rows_read": 3610, "rows_used": 3610, "examples": 3610},
+    ),
 }
-TEMPLATES = {"trivia": ("quiz_question", "quiz_set"), "cot": ("chain_of_thought",)}
-IDENTITY = {"trivia": ("question", "correct_answer"), "cot": ("Question",)}
 
 
-def build(folder: Path, parser: str, file: Path) -> dict[str, Any]:
-    (folder / "meta").mkdir(parents=True)
-    given = {"source": parser, "parser": parser, "templates": TEMPLATES[parser]}
-    examples = Examples.model_validate({"inputs": [given]})
-    return build_examples(examples, {parser: {file.name: file}}, IDENTITY, folder)
+def build(folder: Path, root: Path, name: str) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    parser, templates, form, _ = FILES[name]
+    identity = ("question", "correct_answer") if parser == "trivia" else ()
+    declared = FilesSource(kind="files", path="x", identity=identity, format=form)
+    given = {"source": "real", "parser": parser, "templates": templates}
+    raw = RawSource(declared, {Path(name).name: root / name})
+    return build_examples(Examples.model_validate({"inputs": [given]}), {"real": raw}, folder)
 
 
-@pytest.mark.parametrize(
-    ("parser", "name", "counts"),
-    [
-        ("trivia", "opentdb/opentdb_kaggle_shape.csv", TRIVIA_COUNTS),
-        ("trivia", "opentdb/opentdb.json", TRIVIA_COUNTS),
-        ("cot", "medical_o1/medical_o1_198.json", COT_COUNTS),
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_every_row_is_used_or_rejected_and_none_leaks(
-    real_data: Path, tmp_path: Path, parser: str, name: str, counts: dict[str, Any]
+    real_data: Path, tmp_path: Path, name: str
 ) -> None:
-    report = build(tmp_path / "built", parser, real_data / name)
+    report = build(tmp_path / "built", real_data, name)
+    counts = FILES[name][3]
     assert {key: report[key] for key in counts} == counts
-    used = read_jsonl(tmp_path / "built" / "meta" / "rows.jsonl")
+    rows = read_examples(tmp_path / "built" / "meta" / "rows.parquet")
     rejected = read_jsonl(tmp_path / "built" / "meta" / "rejected.jsonl")
-    assert len(used) + len(rejected) == report["rows_read"]
-    places = {(row["file"], row["line"]) for row in [*used, *rejected]}
+    assert len(rows) + len(rejected) == report["rows_read"]
+    places = {(row["file"], row["line"]) for row in [*rows, *rejected]}
     assert len(places) == report["rows_read"]
-    assert find_leaks(tmp_path / "built" / "examples.jsonl") == []
+    examples = tmp_path / "built" / "examples.parquet"
+    assert find_leaks(examples) == find_empty_texts(examples) == find_forged_turns(examples) == []
+    assert find_near_across_sides(tmp_path / "built" / "meta" / "rows.parquet", 0.8) == []
 
 
 def test_both_shapes_of_the_same_questions_give_the_same_bytes(
     real_data: Path, tmp_path: Path
 ) -> None:
-    for name in ("opentdb_kaggle_shape.csv", "opentdb.json"):
-        build(tmp_path / name, "trivia", real_data / "opentdb" / name)
+    names = ("opentdb/opentdb_kaggle_shape.csv", "opentdb/opentdb.json")
+    for name in names:
+        build(tmp_path / Path(name).name, real_data, name)
     from_csv, from_json = (
-        (tmp_path / name / "examples.jsonl").read_bytes()
-        for name in ("opentdb_kaggle_shape.csv", "opentdb.json")
+        (tmp_path / Path(name).name / "examples.parquet").read_bytes() for name in names
     )
     assert from_csv == from_json
 
 
 def test_every_reference_answer_has_the_full_score(real_data: Path, tmp_path: Path) -> None:
-    build(tmp_path, "trivia", real_data / "opentdb" / "opentdb.json")
-    for example in read_jsonl(tmp_path / "examples.jsonl"):
+    build(tmp_path / "built", real_data, "opentdb/opentdb.json")
+    for example in read_examples(tmp_path / "built" / "examples.parquet"):
         scores = score_quiz(example["prompt"], example["completion"], Metrics())
         assert len(set(scores.values())) == 1, example

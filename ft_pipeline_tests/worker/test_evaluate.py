@@ -51,7 +51,7 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(base: Any, inputs: Wo
     together = answer(base, tokenizer, examples, Generation(max_new_tokens=12, batch_size=16))
     assert len(together) == len(examples) > 3
     for example, found in zip(examples, together, strict=True):
-        ids = torch.tensor([encode(tokenizer, render_prompt(tokenizer, example["prompt"]))])
+        ids = torch.tensor([encode(tokenizer, render_prompt(tokenizer, example))])
         out = base.generate(input_ids=ids, max_new_tokens=12, do_sample=False, eos_token_id=2)
         text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
         assert found["generation"] == text

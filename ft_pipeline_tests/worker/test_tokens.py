@@ -32,7 +32,7 @@ def test_completion_alone_is_trained(tokenizer: PreTrainedTokenizerBase) -> None
 def test_masked_prompt_is_what_generation_starts_from(tokenizer: PreTrainedTokenizerBase) -> None:
     record = tokenize_example(EXAMPLE, tokenizer)
     masked = record["labels"].count(IGNORED)
-    start = tokenizer(render_prompt(tokenizer, EXAMPLE["prompt"]), add_special_tokens=False)
+    start = tokenizer(render_prompt(tokenizer, EXAMPLE), add_special_tokens=False)
     assert record["input_ids"][:masked] == start["input_ids"]
 
 
