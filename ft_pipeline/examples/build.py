@@ -217,8 +217,7 @@ def _settle(
     Of rows with the same row_id the one with the smallest values is kept, then the first by place.
     Kept rows have a `side`, by hash. `columns`, if given, are all that is needed of them.
     """
-    for part in each.rows.parts():
-        table = each.rows.read(part, columns)
+    for part, table in each.rows.read_all(columns):
         repeated = find_repeated(table)
         if columns and repeated.any():
             table = each.rows.read(part)

@@ -5,7 +5,8 @@ part is then sorted on its own. So the order does not depend on that of the file
 side by side. Files of parts are Arrow IPC streams, without compression.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ class Parts:
             options = pa.ipc.IpcReadOptions(included_fields=chosen)
             with pa.ipc.open_stream(source, options=options) as reader:
                 return sort_by_id(reader.read_all())
+
+    def read_all(self, columns: Sequence[str] = ()) -> Iterator[tuple[Path, pa.Table]]:
+        """Yield each part and its records; the next one is read while the caller works."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [(part, pool.submit(self.read, part, columns)) for part in self.parts()[:1]]
+            for following in [*self.parts()[1:], None]:
+                if waiting:
+                    part, coming = waiting.pop()
+                    table = coming.result()
+                    if following is not None:
+                        waiting.append((following, pool.submit(self.read, following, columns)))
+                    yield part, table
 
     def _writer(self, number: int, schema: pa.Schema) -> pa.ipc.RecordBatchStreamWriter:
         writer = self._writers[number]
