@@ -26,9 +26,10 @@ import pyarrow as pa
 
 from ft_pipeline.examples.database import open_database, quote, quote_name
 from ft_pipeline.examples.fates import Fates, decide_fates
+from ft_pipeline.examples.judge import Judge
 from ft_pipeline.examples.order import Parts, find_repeated, in_batches
 from ft_pipeline.examples.outputs import Outputs
-from ft_pipeline.examples.parse import PARSERS, Parser, normalize_label
+from ft_pipeline.examples.parse import PARSERS, Parser
 from ft_pipeline.examples.rows import RowReader, describe_columns, make_reader
 from ft_pipeline.examples.sets import render_sets
 from ft_pipeline.examples.split import assign_sides
@@ -37,7 +38,6 @@ from ft_pipeline.examples.text import count_control_tokens, neutralize_array
 from ft_pipeline.recipe import ExampleInput, Examples, Split
 from ft_pipeline.sources.catalog import Source
 
-BATCH_ROWS = 100_000
 # Fields of templates that are no columns, and the fields that they are made of.
 _MADE_UP: dict[str, dict[str, set[str]]] = {
     "dialogue_label": {"task": {"label"}},
@@ -91,7 +91,8 @@ def build_examples(
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name:
         scratch = Path(name)
         with open_database(scratch) as con, Outputs(folder, scratch, con, examples) as outputs:
-            con.register("forgotten", pa.table({"row_id": pa.array(forgotten, pa.string())}))
+            con.register("ids", pa.table({"row_id": pa.array(forgotten, pa.string())}))
+            con.execute("CREATE TABLE forgotten AS FROM ids")
             inputs = [
                 _open_input(number, given, sources[given.source], examples, scratch)
                 for number, given in enumerate(examples.inputs)
@@ -162,51 +163,17 @@ def _read_input(
     forgets: bool,
 ) -> None:
     """Read a source's rows, judge them, and put the usable ones in order."""
-    batches = each.reader.read_batches(each.raw.files)
-    con.register("read", pa.RecordBatchReader.from_batches(each.reader.schema, batches))
-    try:
-        for batch in con.sql(_judge(each, examples, forgets)).to_arrow_reader(BATCH_ROWS):
-            reasons = batch.column("reason")
-            rejected = batch.filter(reasons.is_valid())
-            if len(rejected):
-                outputs.reject(each.given.source, rejected)
-                batch = batch.filter(reasons.is_null())
-            each.rows.write(batch.drop_columns(["reason", "text"]))
-    except duckdb.Error as error:
-        raise (each.reader.failure or error) from error
-    each.rows.close()
-    con.unregister("read")
-
-
-def _judge(each: Input, examples: Examples, forgets: bool) -> str:
-    """Return the query that gives each row its row_id, its group, and the reason against it."""
-    parser = each.parser
-    normal = dict(parser.normal)
-    rules = [*parser.rules]
-    if each.given.labels:
-        cases = " ".join(
-            f"WHEN {quote(normalize_label(key).lower())} THEN {quote(text)}"
-            for key, text in each.given.labels.items()
-        )
-        normal["label"] = f"CASE lower(label) WHEN '' THEN '' {cases} END"
-        rules.append(("unknown_label", "label IS NULL"))
-    needed = [n for n in needed_columns(each.given, examples) if n not in parser.fields]
-    internal = each.reader.internal
-    rules += [("empty_text", f"{quote_name(internal.get(name, name))} = ''") for name in needed]
-    if examples.control_tokens == "reject":
-        rules.insert(0, ("control_tokens", "controlled"))
+    judge = Judge(con, each.reader, each.given, needed_columns(each.given, examples), examples)
     if forgets:
-        rules.insert(0, ("forgotten", "row_id IN (SELECT row_id FROM forgotten)"))
-    cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in rules)
-    replaced = ", ".join(f"{sql} AS {quote_name(name)}" for name, sql in normal.items())
-    derived = "".join(f", {sql} AS {quote_name(name)}" for name, sql in parser.derived.items())
-    dropped = ", ".join(["broken", *map(quote_name, parser.derived)])
-    return (
-        f"SELECT * EXCLUDE ({dropped}), CASE WHEN broken IS NOT NULL THEN broken {cases} END "
-        f"AS reason FROM (SELECT *{derived} FROM (SELECT left(sha256(identity), 32) AS row_id, "
-        "left(md5(letters), 16) AS question_group, * EXCLUDE (identity, letters) "
-        f"{f'REPLACE ({replaced})' if replaced else ''} FROM read))"
-    )
+        judge.forget("forgotten")
+    for rows in each.reader.map_batches(each.raw.files, judge.judge):
+        reasons = rows.column("reason")
+        rejected = rows.filter(reasons.is_valid())
+        if len(rejected):
+            outputs.reject(each.given.source, rejected)
+            rows = rows.filter(reasons.is_null())
+        each.rows.write(rows.drop_columns(["reason", "text"]))
+    each.rows.close()
 
 
 def _settle(

@@ -30,10 +30,12 @@ class Parts:
         self._files = [folder / f"{number:04}.arrows" for number in range(self.count)]
         self._writers: list[pa.ipc.RecordBatchStreamWriter | None] = [None] * self.count
 
-    def write(self, batch: pa.RecordBatch) -> None:
+    def write(self, records: pa.Table | pa.RecordBatch) -> None:
         """Add records; the column `row_id` holds ids of 32 hex characters, none of them null."""
-        if not len(batch):
+        if not len(records):
             return
+        whole = isinstance(records, pa.Table)
+        batch = records.combine_chunks().to_batches()[0] if whole else records
         if self.count == 1:
             self._writer(0, batch.schema).write_batch(batch)
             return

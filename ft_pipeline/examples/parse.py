@@ -121,6 +121,18 @@ def read_lists(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -
     return both.take(pa.array(place))
 
 
+def read_options(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -> pa.Array:
+    """Read lists of answers; truth values are written `True` and `False`."""
+    lists = read_lists(values, delimiter)
+    texts = lists.values
+    odd = pc.is_in(texts, pa.array(["TRUE", "true", "FALSE", "false"]))
+    if pc.any(odd).as_py():
+        capital = pc.utf8_capitalize(texts.filter(odd))
+        texts = pc.replace_with_mask(texts, odd, capital)
+        lists = pa.ListArray.from_arrays(lists.offsets, texts, mask=lists.is_null())
+    return lists
+
+
 def read_answers(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -> pa.Array:
     """Read answers of several lines; of a list of accepted answers the first."""
     if isinstance(values, pa.Array) and delimiter is None:
@@ -309,16 +321,13 @@ PARSERS: dict[str, Parser] = {
         fields={
             "question": LINE,
             "correct_answer": LINE,
-            "incorrect_answers": Field(read_lists, pa.list_(pa.string())),
+            "incorrect_answers": Field(read_options, pa.list_(pa.string())),
         },
         optional={"category": LINE, "difficulty": LINE},
         question="question",
         normal={
             "difficulty": "lower(difficulty)",
             "correct_answer": _AS_BOOLEAN.format("correct_answer"),
-            "incorrect_answers": "CASE WHEN len(incorrect_answers) = 1 THEN ["
-            + _AS_BOOLEAN.format("incorrect_answers[1]")
-            + "] ELSE incorrect_answers END",
         },
         derived={
             "folded": "list_transform(incorrect_answers, lambda x: lower(x))",

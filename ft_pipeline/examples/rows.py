@@ -12,10 +12,11 @@ columns, cleaned; empty ones are left out.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +37,7 @@ from ft_pipeline.examples.parse import (
 from ft_pipeline.examples.text import fold_letters, neutralize_array
 from ft_pipeline.sources.catalog import Source
 
+Result = TypeVar("Result")
 THREADS = 2
 _EMPTY = pa.nulls(0, TEXT)
 PLACE = {
@@ -55,8 +57,7 @@ class RowReader:
 
     `columns` are further columns, by the names that templates use, `required` the parser's optional
     fields that a file must have here. `found` tells afterwards which
-    column of which file was taken, `read` how many records there were; `failure` is the error that
-    ended the reading, for DuckDB shows it only as text.
+    column of which file was taken, `read` how many records there were.
     """
 
     source: str
@@ -66,7 +67,6 @@ class RowReader:
     required: Sequence[str] = ()
     found: dict[str, dict[str, str]] = field(default_factory=dict)
     read: int = 0
-    failure: Exception | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -79,27 +79,30 @@ class RowReader:
 
     def read_batches(self, files: Mapping[str, Path]) -> Iterator[pa.RecordBatch]:
         """Yield all records by file and line. Raises PipelineError for a missing column."""
+        return self.map_batches(files, lambda batch: batch)
+
+    def map_batches(
+        self, files: Mapping[str, Path], work: Callable[[pa.RecordBatch], Result]
+    ) -> Iterator[Result]:
+        """Yield what `work` makes of each batch of records, in order; several threads work.
+
+        Raises PipelineError for a missing column.
+        """
         blocks = read_blocks(self.source, files, self.declared.format)
         with ThreadPoolExecutor(THREADS) as pool:
-            waiting: deque[Future[pa.RecordBatch]] = deque()
+            waiting: deque[Future[Any]] = deque()
             try:
                 for block in blocks:
-                    waiting.append(pool.submit(self._convert, block, self._resolve(block)))
+                    columns = self._resolve(block)
+                    self.read += len(block.lines) + len(block.broken)
+                    waiting.append(pool.submit(lambda *b: work(self._convert(*b)), block, columns))
                     if len(waiting) > THREADS:
-                        yield self._count(waiting.popleft())
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield self._count(waiting.popleft())
-            except Exception as error:
-                self.failure = error
-                raise
+                    yield waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
-
-    def _count(self, future: "Future[pa.RecordBatch]") -> pa.RecordBatch:
-        batch = future.result()
-        self.read += len(batch)
-        return batch
 
     def _fields(self) -> dict[str, Field]:
         more = {name: Field(read_line) for name in self.internal.values()}
