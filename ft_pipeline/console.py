@@ -159,11 +159,9 @@ def show_found_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = _table("row_id", "source", "place", "text")
     for row in rows:
-        place = f"{row['file']}:{row['line']}"
-        table.add_row(*map(escape, (row["row_id"], row["source"], place, row["text"][:160])))
-    _out.print(table)
+        say(f"{row['row_id']}  {row['source']} {row['file']} line {row['line']}")
+        say(f"    {' '.join(row['text'].split())[:160]}")
     say(f"{len(rows)} rows.")
 
 

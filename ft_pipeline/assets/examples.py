@@ -100,7 +100,7 @@ def _describe_examples(draft: Draft, report: Mapping[str, Any]) -> dict[str, Any
         n=SHOWN_EXAMPLES,
     )
     rejected = list(islice(iterate_jsonl(draft.path / REJECTED_FILE), SHOWN_REJECTED))
-    fields = ("row_id", "source", "file", "line", "reason", "repeats", "meaning")
+    fields = ("reason", "source", "file", "line", "row_id", "repeats", "meaning")
     return {
         "dagster/row_count": report["examples"],
         "dagster/column_schema": {"columns": dict.fromkeys(report["schema"], "string")},

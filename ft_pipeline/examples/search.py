@@ -19,7 +19,8 @@ def find_rows(
     found: list[dict[str, Any]] = []
     for batch in reader.read_batches(files):
         shown = _join_fields(batch)
-        hits = pc.match_substring(shown, text, ignore_case=True)
+        both = pc.binary_join_element_wise(shown, batch.column("identity"), " ")
+        hits = pc.match_substring(both, text, ignore_case=True)
         chosen = pc.and_(hits, batch.column("identity").is_valid())
         for row, words in zip(
             batch.select(["identity", "file", "line"]).filter(chosen).to_pylist(),
@@ -38,5 +39,4 @@ def _join_fields(batch: pa.RecordBatch) -> pa.Array:
         if name not in PLACE:
             is_list = pa.types.is_list(column.type)
             texts.append(pc.binary_join(column, " | ") if is_list else column)
-    texts.append(pc.replace_substring(batch.column("identity"), "\x1f", " "))
     return pc.binary_join_element_wise(*texts, " ", null_handling="skip")
