@@ -1,6 +1,7 @@
 """The whole chain on the tiny model, by the commands that people type, in real processes."""
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -8,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.chain import load_chain
-from ft_pipeline.examples.build import EXAMPLES_FILE
-from ft_pipeline.examples.parse import clean, compute_group
+from ft_pipeline.examples.outputs import EXAMPLES_FILE
 from ft_pipeline.examples.split import assign_sides
-from ft_pipeline.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.examples.text import clean, fold_letters
+from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.project import Project
-from ft_pipeline.recipe import Split
 from ft_pipeline_tests.conftest import TinyProject
 
 pytestmark = pytest.mark.slow
@@ -34,9 +36,10 @@ def worker_runs(project: TinyProject) -> list[str]:
 
 def side_of(project: TinyProject, question: str) -> str:
     """Side of a question under the tiny recipe's split, found beside the questions in use."""
-    groups = [compute_group(clean(row[3])) for row in project.read_trivia()[1:]]
+    letters = fold_letters(pa.array([clean(question)]))[0].as_py()
+    group = hashlib.md5(letters.encode("utf-8")).hexdigest()[:16]
     split = Split(method="hash", validation_fraction=0.2, seed=42)
-    return assign_sides([*groups, compute_group(question)], split)[compute_group(question)]
+    return str(assign_sides(pa.array([group]), split)[0].as_py())
 
 
 def change_learning_rate(project: TinyProject) -> None:
@@ -212,12 +215,12 @@ def test_leaking_train_set_is_never_trained_on(project: TinyProject) -> None:
         shutil.rmtree(project.store / name)
     sound = chain.find("prompt_completions")
     request = chain.request("prompt_completions")
-    examples = read_jsonl(sound.path / EXAMPLES_FILE)
+    examples = pq.read_table(sound.path / EXAMPLES_FILE).to_pylist()
     leaked = next(e for e in examples if e["side"] == "train")
     examples.append({**leaked, "example_id": "f" * 32, "side": "val"})
     with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
         shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
-        write_jsonl(draft.path / EXAMPLES_FILE, examples)
+        pq.write_table(pa.Table.from_pylist(examples), draft.path / EXAMPLES_FILE)
         # With the checks of the sound one, as if they had overlooked it: without stored results
         # they would be made, and refuse it, before train_set is built.
         chain.store.publish(draft, sound.manifest.checks, run_id="planted")
@@ -243,10 +246,11 @@ def test_check_that_was_never_made_is_made_before_an_input_is_used(project: Tiny
     shutil.rmtree(project.store / "train_set")
     sound = chain.find("prompt_completions")
     request = chain.request("prompt_completions")
-    examples = read_jsonl(sound.path / EXAMPLES_FILE)
+    examples = pq.read_table(sound.path / EXAMPLES_FILE).to_pylist()
     with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
         shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
-        write_jsonl(draft.path / EXAMPLES_FILE, [*examples, {**examples[0], "completion": " "}])
+        examples.append({**examples[0], "completion": " "})
+        pq.write_table(pa.Table.from_pylist(examples), draft.path / EXAMPLES_FILE)
         chain.store.publish(draft, [], run_id="planted")
     done = project.run("dagster", "asset", "materialize", "--select", "train_set")
     assert done.returncode != 0

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.examples.build import build_examples
+from ft_pipeline.examples.build import RawSource, build_examples
 from ft_pipeline.examples.sides import write_side
 from ft_pipeline.recipe import BaseModelChoice, ExampleInput, Examples, Split, Tokens
+from ft_pipeline.sources.catalog import FilesSource
 from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask
 from ft_pipeline_tests.conftest import SAMPLES
 
@@ -40,17 +41,17 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker
         ),
         split=Split(validation_fraction=0.2),
     )
-    files = {
-        "trivia": {"trivia.csv": root / "trivia.csv"},
-        "cot": {"cot.jsonl": SAMPLES / "cot.jsonl"},
+    declared = FilesSource(kind="files", path="here")
+    sources = {
+        "trivia": RawSource(declared, {"trivia.csv": root / "trivia.csv"}),
+        "cot": RawSource(declared, {"cot.jsonl": SAMPLES / "cot.jsonl"}),
     }
-    (root / "meta").mkdir()
-    build_examples(settings, files, {"trivia": (), "cot": ()}, root)
+    build_examples(settings, sources, root)
     sides = {}
     examples = {}
     for side in ("train", "val"):
         examples[side] = root / f"{side}_set.jsonl"
-        write_side(root / "examples.jsonl", side, examples[side])
+        write_side(root / "examples.parquet", side, examples[side])
         output = root / f"{side}_tokens"
         (output / "meta").mkdir(parents=True)
         sides[f"{side}_tokens"] = TokensOutput(examples=examples[side], output=output)
