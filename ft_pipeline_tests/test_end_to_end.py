@@ -19,6 +19,7 @@ from ft_pipeline.examples.split import assign_sides
 from ft_pipeline.examples.text import clean, fold_letters
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.project import Project
+from ft_pipeline.recipe import Split
 from ft_pipeline_tests.conftest import TinyProject
 
 pytestmark = pytest.mark.slow
