@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.examples.formats import to_list
 from ft_pipeline.examples.text import (
     clean,
     clean_array,
@@ -206,11 +207,6 @@ def _flatten(value: Any) -> Any:
     listed = isinstance(value, list | tuple) or (isinstance(value, str) and value[:1] == "[")
     items = parse_list(value) if listed else None
     return value if items is None else " | ".join(clean(item) for item in items)
-
-
-def to_list(values: Sequence[Any] | pa.Array) -> list[Any]:
-    """Return values as Python's."""
-    return values.to_pylist() if isinstance(values, pa.Array) else list(values)
 
 
 def parse_list(value: Any, delimiter: str | None = None) -> list[str] | None:

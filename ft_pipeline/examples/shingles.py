@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-WORDS = 3
 # Odd multipliers that tell the places of a shingle's words apart (from SplitMix64 and PCG).
 _PLACES = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 # Signs that make another word: C, C++ and C#; 12 + 1 and 12 * 1.
