@@ -157,6 +157,7 @@ def measure(contestant: str, source: Path, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", contestant, str(source), str(out)]
     subprocess.run(["rm", "-rf", str(out)], check=True)
     out.mkdir()
+    os.sync()  # what was written before is not written to the disk while this one is timed
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from ft_pipeline.examples.near import NearIndex, find_clusters
 from ft_pipeline.examples.order import hex_to_uint64
 from ft_pipeline.examples.sets import form_sets
-from ft_pipeline.examples.shingles import compute_keys
 from ft_pipeline.examples.split import draw_sides
 from ft_pipeline.examples.templates import QUIZ_SET
 from ft_pipeline.recipe import ExampleInput, Examples
@@ -74,17 +73,15 @@ class _Keys:
         self._con = con
         con.execute(
             "CREATE TABLE keys (input INTEGER, row_id VARCHAR, question_group VARCHAR, "
-            "question_key VARCHAR, category VARCHAR, side VARCHAR)"
+            "question_key UBIGINT, category VARCHAR, side VARCHAR)"
         )
         con.execute("CREATE TABLE fate (row_id VARCHAR, reason VARCHAR, repeats VARCHAR)")
 
     def add(self, number: int, tables: Iterable[pa.Table], index: NearIndex | None) -> None:
         for table in tables:
-            keys = pa.nulls(len(table), pa.string())
+            keys = pa.nulls(len(table), pa.uint64())
             if index is not None:
-                questions = pa.concat_arrays(table.column("question").chunks)
-                keys = compute_keys(questions)
-                index.add(keys, questions)
+                keys = pa.array(index.add(pa.concat_arrays(table.column("question").chunks)))
             self._con.register("added", table.append_column("question_key", keys))
             self._con.execute(
                 f"INSERT INTO keys SELECT {number}, row_id, question_group, question_key, "

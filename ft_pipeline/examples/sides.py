@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.examples.database import open_database, quote
 from ft_pipeline.examples.near import NearIndex
-from ft_pipeline.examples.shingles import compute_keys
 from ft_pipeline.examples.split import Side
 from ft_pipeline.examples.text import CONTROL_TOKENS
 
@@ -95,7 +94,7 @@ def find_forged_turns(examples_file: Path, own: Mapping[str, int] | None = None)
     return [row["example_id"] for row in read_examples(examples_file, query)]
 
 
-def find_near_across_sides(rows_file: Path, threshold: float) -> list[tuple[str, str]]:
+def find_near_across_sides(rows_file: Path, threshold: float) -> list[tuple[int, int]]:
     """Return pairs of questions (by the keys of their words), one on each side, that are near."""
     keys, sides, index = _index_questions(rows_file, threshold)
     pairs = index.find_pairs()
@@ -104,20 +103,18 @@ def find_near_across_sides(rows_file: Path, threshold: float) -> list[tuple[str,
     return [(a, b) for a, b in both if of[a] != of[b]]
 
 
-def find_near_questions(rows_file: Path, threshold: float, questions: Iterable[str]) -> list[str]:
+def find_near_questions(rows_file: Path, threshold: float, questions: Iterable[str]) -> list[int]:
     """Return the used questions (by the keys of their words) that are near one of `questions`."""
     _, _, index = _index_questions(rows_file, threshold)
-    return list(index.find_near(questions).to_pylist())
+    return index.find_near(questions).tolist()
 
 
-def _index_questions(rows_file: Path, threshold: float) -> tuple[list[str], list[str], NearIndex]:
+def _index_questions(rows_file: Path, threshold: float) -> tuple[list[int], list[str], NearIndex]:
     """Return key and side of each question, and an index of them."""
     rows = pq.read_table(rows_file, columns=["question", "side"])
     texts = pa.concat_arrays([*rows.column("question").chunks, pa.array([], pa.string())])
-    keys = compute_keys(texts)
     index = NearIndex(threshold, None)
-    index.add(keys, texts)
-    return keys.to_pylist(), rows.column("side").to_pylist(), index
+    return index.add(texts).tolist(), rows.column("side").to_pylist(), index
 
 
 @contextmanager

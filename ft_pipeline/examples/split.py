@@ -23,12 +23,13 @@ def assign_sides(groups: pa.Array, split: Split) -> pa.Array:
     The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014): its highest 53 bits as a
     number from 0 to 1 are below `validation_fraction` for the validation side.
     """
-    mixed = _mix(hex_to_uint64(groups) ^ _mix(np.array([split.seed % 2**64], np.uint64)))
+    mixed = mix(hex_to_uint64(groups) ^ mix(np.array([split.seed % 2**64], np.uint64)))
     held_out = (mixed >> np.uint64(11)) * 2.0**-53 < split.validation_fraction
     return pc.if_else(pa.array(held_out), "val", "train")
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
+    """Return uint64 hashes of uint64 values: the finalizer of SplitMix64, a bijection."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.examples.shingles import compute_shingles
+from ft_pipeline.examples.shingles import compute_keys, compute_shingles, hash_words
 
 
 def shingle(texts: list[str]) -> list[list[int]]:
-    found = compute_shingles(pa.array(texts, pa.string()))
+    found = compute_shingles(hash_words(pa.array(texts, pa.string())))
     ends = found.offsets.tolist()
     return [found.values[a:b].tolist() for a, b in pairwise(ends)]
 
 
 def list_runs(text: str) -> list[tuple[str, ...]]:
     words = re.findall(r"[a-z0-9]+", text.lower())
-    return [tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
+    return list(dict.fromkeys(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,16 @@ def test_a_text_has_the_same_shingles_alone_and_among_others(texts: list[str]) -
 
 def test_a_slice_has_the_shingles_of_its_texts() -> None:
     texts = ["One two three four", "", "Fünf sechs", "seven eight nine ten"]
-    part = compute_shingles(pa.array(["before it", *texts, "behind it"], pa.string()).slice(1, 4))
-    whole = compute_shingles(pa.array(texts, pa.string()))
+    part = compute_shingles(
+        hash_words(pa.array(["before it", *texts, "behind it"], pa.string()).slice(1, 4))
+    )
+    whole = compute_shingles(hash_words(pa.array(texts, pa.string())))
     assert part.values.tolist() == whole.values.tolist()
     assert part.offsets.tolist() == whole.offsets.tolist()
 
 
 def test_no_texts_have_no_shingles() -> None:
-    found = compute_shingles(pa.array([], pa.string()))
+    found = compute_shingles(hash_words(pa.array([], pa.string())))
     assert (len(found.values), found.offsets.tolist()) == (0, [0])
 
 
@@ -84,8 +86,9 @@ def test_each_character_of_a_script_without_spaces_counts_as_a_word(text: str) -
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_another_process_computes_the_same_hashes(seed: str) -> None:
     program = (
-        "import pyarrow as pa; from ft_pipeline.examples.shingles import compute_shingles; "
-        "print(compute_shingles(pa.array(['Which river flows through Orléans?'])).values.tolist())"
+        "import pyarrow as pa; from ft_pipeline.examples.shingles import compute_shingles, "
+        "hash_words; texts = pa.array(['Which river flows through Orléans?']); "
+        "print(compute_shingles(hash_words(texts)).values.tolist())"
     )
     output = subprocess.run(
         [sys.executable, "-c", program],
@@ -95,3 +98,22 @@ def test_another_process_computes_the_same_hashes(seed: str) -> None:
         check=True,
     ).stdout
     assert output.strip() == str(shingle(["Which river flows through Orléans?"])[0])
+
+
+def test_a_shingle_that_stands_twice_counts_once() -> None:
+    (found,) = shingle(["one two three one two three"])
+    assert len(found) == len(set(found)) == 3
+
+
+def test_texts_have_the_same_key_where_they_are_the_same() -> None:
+    texts = ["dog bites man", "man bites dog", "Dog bites man", "dog bites", "", "dog bites man"]
+    keys = compute_keys(pa.array(texts, pa.string())).tolist()
+    assert keys[0] == keys[-1]
+    assert len(set(keys)) == len(set(texts))
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 17, 511, 512, 513, 5000])
+def test_words_of_any_length_differ_by_their_last_letter(length: int) -> None:
+    stem = "x" * (length - 1)
+    one, other, again = (value for (value,) in shingle([f"{stem}a", f"{stem}b", f"{stem}a"]))
+    assert one == again != other
