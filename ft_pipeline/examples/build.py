@@ -24,7 +24,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ft_pipeline.examples.database import open_database, quote, quote_name
+from ft_pipeline.examples.database import keep_memory, open_database, quote, quote_name
 from ft_pipeline.examples.fates import Fates, decide_fates
 from ft_pipeline.examples.judge import Judge
 from ft_pipeline.examples.order import Parts, find_repeated, in_batches
@@ -88,7 +88,7 @@ def build_examples(
     used. Raises PipelineError where a file cannot be read, every row is rejected, or one side of
     the split is empty.
     """
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name, keep_memory():
         scratch = Path(name)
         with open_database(scratch) as con, Outputs(folder, scratch, con, examples) as outputs:
             con.register("ids", pa.table({"row_id": pa.array(forgotten, pa.string())}))

@@ -30,9 +30,9 @@ _BEGINNINGS = ("<", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 # The two entities that quiz data is full of; the rest is left to the standard library.
 _FREQUENT = (("&quot;", '"'), ("&#039;", "'"))
-# Values that `clean` may change: entities, control characters, anything beyond ASCII, white space
-# other than single blanks inside, and what a control token begins with. RE2's syntax.
-_NEEDS_CLEANING = r"[&<\[\x00-\x1f\x7f-\x{10ffff}]|  |^ | $"
+# Bytes by which a value may need cleaning (1, else 0): of entities, control characters, anything
+# beyond ASCII, and what a control token begins with.
+_ODD_BYTES = bytes(c < 32 or c > 126 or chr(c) in "&<[" for c in range(256))
 
 
 def clean(value: object) -> str:
@@ -84,17 +84,38 @@ def clean_array(values: pa.Array, convert: Callable[[object], str] = clean) -> p
         encoded = values.dictionary_encode()  # a few values over and over
         if len(encoded.dictionary) < len(values) // 10:
             return clean_array(encoded.dictionary, convert).take(encoded.indices)
-    dirty = pc.match_substring_regex(values, _NEEDS_CLEANING)
+    dirty = _find_unclean(values)
     if not pc.any(dirty).as_py():
         return values
     chosen = values.filter(dirty)
     for entity, character in _FREQUENT:
         chosen = pc.replace_substring(chosen, entity, character)
-    still = pc.match_substring_regex(chosen, _NEEDS_CLEANING)
+    still = _find_unclean(chosen)
     if pc.any(still).as_py():
         converted = [convert(value) for value in chosen.filter(still).to_pylist()]
         chosen = pc.replace_with_mask(chosen, still, pa.array(converted, pa.string()))
     return pc.replace_with_mask(values, dirty, chosen)
+
+
+def _find_unclean(values: pa.Array) -> pa.Array:
+    """Return a mask of the values that `clean` may change: those with odd bytes or outer blanks.
+
+    And those with two blanks in a row, or beside another value that begins or ends with one.
+    """
+    size = len(values)
+    offsets = np.frombuffer(values.buffers()[1] or bytes(4), np.int32)[values.offset :][: size + 1]
+    content = memoryview(values.buffers()[2] or b"")[offsets[0] : offsets[-1]].tobytes()
+    odd = np.frombuffer(content.translate(_ODD_BYTES), bool)
+    blank = np.frombuffer(content, np.uint8) == ord(" ")
+    if b"  " in content:
+        odd = odd.copy()
+        odd[1:] |= blank[1:] & blank[:-1]
+    offsets = offsets - offsets[0]
+    mask = np.zeros(size, bool)
+    mask[np.searchsorted(offsets, np.flatnonzero(odd), "right") - 1] = True
+    some = offsets[1:] > offsets[:-1]
+    mask[some] |= blank[offsets[:-1][some]] | blank[offsets[1:][some] - 1]
+    return pa.array(mask)
 
 
 def neutralize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
