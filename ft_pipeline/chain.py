@@ -87,9 +87,9 @@ class Chain:
     def inputs(self, name: str) -> tuple[str, ...]:
         """Names of the assets that an asset reads."""
         raw = tuple(f"raw_{source}" for source in self.recipe.sources)
-        return tuple(
-            i for given in self.rule(name).inputs for i in (raw if given == "raw" else (given,))
-        )
+        rule = self.rule(name)
+        given = (*rule.inputs, *rule.more_inputs(self.recipe))
+        return tuple(i for each in given for i in (raw if each == "raw" else (each,)))
 
     def upstream(self, name: str) -> tuple[str, ...]:
         """The asset and all that it needs, in the chain's order."""
@@ -191,10 +191,11 @@ class Chain:
             failed = list(dict.fromkeys(failed))
             raise MissingInputs(self._explain_missing(name, failed + missing), tuple(failed))
         rule = self.rule(name)
+        watched = {*rule.more_inputs(self.recipe)} - {*rule.deciding(self.recipe)}
         ingredients = Ingredients(
             code_version=rule.code_version,
             settings=self.settings(name) | self._revision(name),
-            inputs={given: artifact.data_version for given, artifact in inputs.items()},
+            inputs={n: a.data_version for n, a in inputs.items() if n not in watched},
             libraries=library_versions(rule.libraries),
         )
         return Request(self.asset(name), ingredients, inputs)
@@ -241,13 +242,13 @@ class Chain:
         if self.rule(name) is not RAW:
             return {}
         source = name.removeprefix("raw_")
-        revision = read_revision(
-            source,
-            self.sources[source],
-            self.project.root,
-            self.project.store,
-            self.recipe.use_samples,
-        )
+        declared, project = self.sources[source], self.project
+        try:
+            revision = read_revision(
+                source, declared, project.root, project.store, self.recipe.use_samples
+            )
+        except PipelineError as error:  # a plan without the files is still a plan
+            raise MissingInputs(f"{self.asset(name)}: {error}") from error
         if revision is None:
             raise MissingInputs(
                 f"{self.asset(name)}: the upstream revision of source {source} was never resolved. "

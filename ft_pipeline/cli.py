@@ -1,4 +1,4 @@
-"""The command `ft-pipeline`: run, status, doctor, refresh, trace, forget, examples, recipe."""
+"""The command `ft-pipeline`: run, status, generate, doctor, refresh, trace, forget, …"""
 
 import json
 import os
@@ -59,6 +59,9 @@ def run(
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Fail instead of training (CI without a GPU).")
     ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Fail instead of waiting for a GPU that is in use.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be rebuilt and why; build nothing.")
     ] = False,
@@ -74,12 +77,18 @@ def run(
                 f"--force {name}: it is not among what --to {to} builds: {', '.join(names)}."
             )
     if dry_run:
+        from ft_pipeline.estimate import estimate_chain
+
         console.show_plan(chain.plan(to), as_json, forced=tuple(force or ()))
+        if "finetuned_model" in names:
+            console.show_estimate(estimate_chain(chain), as_json)
         return
     from ft_pipeline.execution import execute
 
     if no_train:
         os.environ["FT_NO_TRAIN"] = "1"
+    if no_wait:
+        os.environ["FT_NO_WAIT"] = "1"
     outcome = execute(chain, to, tuple(force or ()), show_progress=not as_json)
     console.show_outcome(chain, outcome, to, as_json)
     if outcome.failures:
@@ -92,6 +101,42 @@ def status(
 ) -> None:
     """Show each asset: fresh or stale and why, when it was built, how big it is."""
     console.show_status(_load(recipe, overrides).plan(), as_json)
+
+
+@app.command()
+def generate(
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            help="ADAPTER[=WEIGHT]: a folder, finetuned_model or RECIPE/finetuned_model; several "
+            "are combined. Default: the recipe's finetuned_model.",
+        ),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="The base model alone.")] = False,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Default: read from standard input.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System turn before it.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Default of this and below: the recipe.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0: greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the sampling.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+) -> None:
+    """Answer a prompt with the recipe's model, other adapters or a combination; streams."""
+    from ft_pipeline import generate as generation
+
+    chain = _load(recipe, overrides)
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    sampling |= {"top_p": top_p, "seed": seed}
+    asked = generation.read_prompt() if prompt is None else prompt
+    task = generation.define_task(chain, tuple(adapters or ()), base, asked, system, sampling)
+    if generation.run_in_foreground(task) != 0:
+        raise typer.Exit(1)  # the worker has said why
 
 
 @app.command()

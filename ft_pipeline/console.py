@@ -18,7 +18,9 @@ from ft_pipeline.store import Store
 
 if TYPE_CHECKING:
     from ft_pipeline.doctor import Finding
+    from ft_pipeline.estimate import Estimate
     from ft_pipeline.execution import Outcome
+    from ft_pipeline.steps import StepPlan
 
 SHOWN_PROMPTS = 3
 # What a run does with an asset in each state; it stops at a failed check or a damaged file.
@@ -59,6 +61,19 @@ def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()
     _out.print(table)
     count = sum(row["action"] == "rebuild" for row in rows)
     say(f"{count} of {len(rows)} assets would be rebuilt.")
+
+
+def show_estimate(found: "tuple[StepPlan, Estimate] | None", as_json: bool) -> None:
+    """Print steps, memory and time of the training; nothing as JSON, which is the plan alone."""
+    if as_json:
+        return
+    if found is None:
+        say("Steps, memory and time of the training are shown once train_tokens is built.")
+        return
+    plan, estimate = found
+    say(f"finetuned_model: {plan}; {estimate}.")
+    for note in plan.notes:
+        say(f"note: {note}.")
 
 
 def show_status(steps: Sequence[Step], as_json: bool) -> None:

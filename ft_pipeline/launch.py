@@ -6,6 +6,7 @@ of that group is left: a reaper waits on a pipe that closes with the launcher.
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -77,8 +78,8 @@ def run_in_group(
     """Run a command in a process group of its own; return its exit code and its last lines.
 
     Its output goes to this process's standard error and to `folder / "worker.log"`. When this
-    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to leave, then its group
-    SIGTERM and SIGKILL.
+    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to leave (a training whose
+    steps take longer says so in leaving.json), then its group SIGTERM and SIGKILL.
     """
     progress = "bar" if sys.stderr.isatty() else "lines"
     process = subprocess.Popen(
@@ -100,7 +101,7 @@ def run_in_group(
             stack.enter_context(_reaper_of(process.pid))
             _wait(process)
         except BaseException:
-            _ask_to_leave(process)
+            _ask_to_leave(process, folder)
             raise
         finally:
             end_group(process.pid, grace=2.0)  # grandchildren that outlived the worker
@@ -165,11 +166,21 @@ def _wait(process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.05)
 
 
-def _ask_to_leave(process: "subprocess.Popen[bytes]") -> None:
+def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Send SIGTERM and wait: a training writes a checkpoint first, and may need a step for it."""
     logger.info("interrupted: asking the worker to leave (up to %.0f s)", GRACE_SECONDS)
     process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=GRACE_SECONDS)
+    start = time.monotonic()
+    while process.poll() is None and time.monotonic() - start < _read_grace(folder):
+        time.sleep(0.1)
+
+
+def _read_grace(folder: Path) -> float:
+    try:
+        needed = json.loads((folder / "leaving.json").read_text(encoding="utf-8"))["seconds"]
+        return max(GRACE_SECONDS, float(needed))
+    except (OSError, ValueError, KeyError):
+        return GRACE_SECONDS
 
 
 def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:

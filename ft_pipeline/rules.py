@@ -12,6 +12,41 @@ from typing import Any
 from ft_pipeline.recipe import Recipe
 
 
+def _dump(section: Any, *fields: str) -> dict[str, Any]:
+    return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
+
+
+def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.training
+    held = {"quantization": training.base_quantization}
+    return held | _dump(training, "double_quantization", "precision")
+
+
+# How often it is saved and looked at decides nothing, unless the best is taken.
+_WATCHING = {"save_steps", "keep_checkpoints", "spike_factor"}
+
+
+def _training(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.training
+    left_out = _WATCHING - ({"save_steps"} if training.best_checkpoint else set())
+    unused = {"bottleneck"} if training.method != "bottleneck" else {"lora"}
+    if training.method == "full":
+        unused = {"lora", "bottleneck"}
+    return dict(training.model_dump(mode="json", exclude=left_out | unused))
+
+
+def _no_inputs(recipe: Recipe) -> tuple[str, ...]:
+    return ()
+
+
+def _watched_validation(recipe: Recipe) -> tuple[str, ...]:
+    return ("val_tokens",) if recipe.training.eval_steps else ()
+
+
+def _deciding_validation(recipe: Recipe) -> tuple[str, ...]:
+    return ("val_tokens",) if recipe.training.reads_validation else ()
+
+
 @dataclass(frozen=True)
 class Rule:
     """What decides the content of one kind of asset."""
@@ -22,14 +57,9 @@ class Rule:
     settings: Callable[[Recipe], dict[str, Any]]
     work: tuple[str, ...]
     libraries: tuple[str, ...] = ()
-
-
-def _dump(section: Any, *fields: str) -> dict[str, Any]:
-    return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
-
-
-def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
-    return _dump(recipe.training, "method", "double_quantization", "precision")
+    # Further inputs by recipe; of these, those that have a say in the content.
+    more_inputs: Callable[[Recipe], tuple[str, ...]] = _no_inputs
+    deciding: Callable[[Recipe], tuple[str, ...]] = _no_inputs
 
 
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
@@ -84,11 +114,13 @@ RULES: dict[str, Rule] = {
     ),
     "finetuned_model": Rule(
         "training",
-        "1",
+        "2",
         ("train_tokens", "base_model"),
-        lambda recipe: {"training": _dump(recipe.training)},
-        ("ft_pipeline.worker.train",),
+        lambda recipe: {"training": _training(recipe)},
+        ("ft_pipeline.worker.train", "ft_pipeline.worker.session"),
         (*TORCH_STACK, "trl"),
+        _watched_validation,
+        _deciding_validation,
     ),
     "base_evaluation": Rule(
         "evaluation",

@@ -59,6 +59,10 @@ class Draft:
     started: float = field(default_factory=monotonic)
 
     @property
+    def fingerprint(self) -> str:
+        return self.ingredients.fingerprint
+
+    @property
     def meta(self) -> Path:
         return self.path / META
 
@@ -101,6 +105,10 @@ class Store:
 
     def folder(self, asset: str, fingerprint: str) -> Path:
         return self.root / asset / fingerprint
+
+    def checkpoints(self, asset: str, fingerprint: str) -> Path:
+        """Return the folder of a training's checkpoints; they are gone once it is published."""
+        return self.root / "checkpoints" / asset / fingerprint
 
     def find(self, asset: str, fingerprint: str) -> Artifact | None:
         """Return the artifact, or None where there is no whole one.
@@ -160,7 +168,12 @@ class Store:
         for replaced in final.parent.glob(f"{final.name}{REPLACED_MARK}*"):
             shutil.rmtree(replaced, ignore_errors=True)
         hash_files({name: final / name for name in manifest.files}, final / STAMP)
+        self.remove_checkpoints(draft.asset, manifest.fingerprint)
         return Artifact(path=final, manifest=manifest)
+
+    def remove_checkpoints(self, asset: str, fingerprint: str) -> None:
+        """Remove what a training left to be continued from."""
+        shutil.rmtree(self.checkpoints(asset, fingerprint), ignore_errors=True)
 
     def replace_checks(self, artifact: Artifact, checks: list[CheckResult]) -> Artifact:
         """Store the results of checks that were recomputed because their version changed."""

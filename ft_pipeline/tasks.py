@@ -44,14 +44,21 @@ class TrainTask(Section):
     name: ClassVar[str] = "train"
     base_model: Path = Field(description="Artifact of base_model.")
     train_tokens: Path = Field(description="Artifact of train_tokens.")
+    val_tokens: Path | None = Field(
+        default=None, description="Artifact of val_tokens, where the recipe evaluates meanwhile."
+    )
     settings: Training
     output: Path
+    checkpoints: Path = Field(description="Folder of this fingerprint's checkpoints.")
+    run_folder: Path | None = Field(default=None, description="Where config.json lies.")
 
 
 class EvaluatedModel(Section):
     """One model to evaluate: the base, with an adapter or without."""
 
-    adapter: Path | None = Field(description="Artifact with a peft adapter; None: the base alone.")
+    adapter: Path | None = Field(
+        description="Artifact with an adapter or a whole model; None: the base alone."
+    )
     output: Path
 
 
@@ -62,14 +69,35 @@ class EvaluateTask(Section):
     base_model: Path
     val_set: Path = Field(description="JSONL of the validation side.")
     val_tokens: Path = Field(description="Artifact of val_tokens.")
-    method: str = Field(description="`qlora` or `lora`: how the base was loaded in training.")
+    quantization: str = Field(description="none, int8 or nf4: how the base is held in training.")
     double_quantization: bool
     precision: str = Field(description="As in training; the base computes in the same dtype.")
     generation: Generation
     models: dict[str, EvaluatedModel] = Field(description="By asset.")
 
 
-WorkerTask = BaseModelTask | TokensTask | TrainTask | EvaluateTask
-TASKS: dict[str, type[BaseModelTask | TokensTask | TrainTask | EvaluateTask]] = {
-    task.name: task for task in (BaseModelTask, TokensTask, TrainTask, EvaluateTask)
+class AdapterChoice(Section):
+    """An adapter to answer with, and its weight among several."""
+
+    folder: Path
+    weight: float = 1.0
+
+
+class GenerateTask(Section):
+    """Answer one prompt on standard output. Not a build: it has no output folder."""
+
+    name: ClassVar[str] = "generate"
+    base_model: Path = Field(description="Artifact of base_model.")
+    quantization: str = Field(description="`none`, `int8` or `nf4`, as in training.")
+    double_quantization: bool
+    precision: str = Field(description="As in training.")
+    adapters: tuple[AdapterChoice, ...] = Field(description="None: the base alone.")
+    prompt: str
+    system: str | None = Field(default=None, description="A system turn before the prompt.")
+    generation: Generation
+
+
+WorkerTask = BaseModelTask | TokensTask | TrainTask | EvaluateTask | GenerateTask
+TASKS: dict[str, type[WorkerTask]] = {
+    task.name: task for task in (BaseModelTask, TokensTask, TrainTask, EvaluateTask, GenerateTask)
 }

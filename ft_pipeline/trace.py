@@ -84,7 +84,7 @@ def find_stored(chain: Chain, name: str) -> Artifact:
     if artifact is None:
         raise PipelineError(
             f"{chain.asset(name)}: not in the store as this recipe asks for it. Build it: "
-            f"ft-pipeline run --to {name}"
+            f"ft-pipeline run --recipe {chain.name} --to {name}"
         )
     return artifact
 

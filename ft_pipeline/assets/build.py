@@ -147,6 +147,8 @@ def _materialize(
                 yield _result(chain, name, artifact, reused=True)
                 continue
             _refuse_training(name, request)
+            if forced:  # from the start, not from where another try ended
+                store.remove_checkpoints(request.asset, request.ingredients.fingerprint)
             drafts[name] = stack.enter_context(
                 store.draft(request.asset, request.ingredients, request.inputs)
             )

@@ -38,7 +38,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
             base_model=inputs["base_model"].path,
             val_set=inputs["val_set"].path / "val_set.jsonl",
             val_tokens=inputs["val_tokens"].path,
-            method=chain.recipe.training.method,
+            quantization=chain.recipe.training.base_quantization,
             double_quantization=chain.recipe.training.double_quantization,
             precision=chain.recipe.training.precision,
             generation=chain.recipe.evaluation.generation,

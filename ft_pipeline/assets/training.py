@@ -13,8 +13,11 @@ import dagster as dg
 
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict, expect_zero
+from ft_pipeline.estimate import estimate_chain
+from ft_pipeline.recipe import Training
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
 
@@ -88,25 +91,45 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
+        validation = draft.inputs.get("val_tokens")
         task = TrainTask(
             base_model=draft.inputs["base_model"].path,
             train_tokens=draft.inputs["train_tokens"].path,
+            val_tokens=validation.path if validation else None,
             settings=settings,
             output=draft.path,
+            checkpoints=chain.store.checkpoints(draft.asset, draft.fingerprint),
         )
+        estimated = estimate_chain(chain)
+        if estimated is not None:
+            context.log.info("training: %s; %s", *estimated)
+            draft.metadata.update(estimated[1].describe())
         report = run_task(context, chain, task)
         draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
+        draft.metadata["learning_rate_curve"] = {"picture": "meta/learning_rate.png"}
+        worst = report["metadata"].pop("worst_examples")
+        draft.metadata["worst_examples"] = {"markdown": preview_table(worst)}
+        ladder = report["metadata"].pop("memory_ladder")
+        draft.metadata["memory_ladder"] = {"markdown": preview_table(ladder)}
         fill_from_report(draft, report)
 
     described = spec(
         chain,
         name,
-        description=f"A peft adapter ({settings.method}, rank {settings.lora.r}) trained on the "
+        description=f"{_describe_output(settings)} trained on the "
         "completions of `train_tokens`, with the tokenizer. `meta/` has metrics.jsonl, the loss "
         "curve and the receipt of everything behind it.",
         kinds={"pytorch", "huggingface"},
     )
     return define(chain, {name: described}, {name: MODEL_CHECKS}, work, pool=GPU_POOL)
+
+
+def _describe_output(settings: Training) -> str:
+    if settings.method == "full":
+        return "A whole model"
+    if settings.method == "bottleneck":
+        return f"Bottleneck adapters (width {settings.bottleneck.size})"
+    return f"A peft adapter ({settings.method}, rank {settings.lora.r})"
 
 
 def _nothing_is_cut_uncounted(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:

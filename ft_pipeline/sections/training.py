@@ -27,7 +27,10 @@ class BaseModelChoice(Section):
     )
     id: str | None = Field(default=None, description="Hugging Face hub id, `owner/model`.")
     revision: str | None = Field(
-        default=None, description="Commit of the hub model; 40 hex characters."
+        default=None,
+        description="Commit of the hub model, 40 hex characters; or a branch or tag such as "
+        "`main`, whose commit is resolved and recorded when base_model is first built, and moves "
+        "only with `--force base_model`.",
     )
     path: str | None = Field(
         default=None, description="Local folder with config.json, safetensors and tokenizer."
@@ -40,10 +43,14 @@ class BaseModelChoice(Section):
             raise ValueError(
                 f"give exactly one of embedded, id, path; found {', '.join(given) or 'none'}"
             )
-        if self.id and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+        # A short commit is refused: the hub may take it for the name of a branch.
+        if self.id and not re.fullmatch(
+            r"[0-9a-f]{40}|(?![0-9a-f]*$)[\w./-]+", self.revision or ""
+        ):
             raise ValueError(
                 "a hub model needs `revision`, its commit of 40 hex characters (the model page's "
-                "`Files and versions` shows it), so that every machine trains on the same weights"
+                "`Files and versions` shows it), so that every machine trains on the same weights; "
+                "or a branch such as `main`, whose commit is recorded when it is first built"
             )
         if self.revision and not self.id:
             raise ValueError("`revision` belongs to a hub model (`id`)")

@@ -6,16 +6,13 @@ run folder, and the result is printed. Exit codes: 0 done, 1 failed, 143 asked t
 """
 
 import argparse
-import fcntl
 import importlib
 import json
 import logging
 import os
 import re
 import signal
-import stat
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,13 +23,23 @@ from safetensors import SafetensorError
 
 from ft_pipeline.errors import PipelineError, explain_os_error
 from ft_pipeline.settings import validate
-from ft_pipeline.tasks import TASKS, BaseModelTask, EvaluateTask, TokensTask, TrainTask, WorkerTask
+from ft_pipeline.tasks import (
+    TASKS,
+    BaseModelTask,
+    EvaluateTask,
+    GenerateTask,
+    TokensTask,
+    TrainTask,
+    WorkerTask,
+)
+from ft_pipeline.worker.leave import Leaving
 
 RUNNERS = {
     BaseModelTask.name: "ft_pipeline.worker.base_model",
     TokensTask.name: "ft_pipeline.worker.tokens",
     TrainTask.name: "ft_pipeline.worker.train",
     EvaluateTask.name: "ft_pipeline.worker.evaluate",
+    GenerateTask.name: "ft_pipeline.worker.generate",
 }
 
 # Their warnings are about kernels that a CPU does not have, and would hide what matters.
@@ -55,12 +62,18 @@ def main() -> int:
     by_hand = not PipesEnvVarParamsLoader().is_dagster_pipes_process()
     try:
         task = _read_task(arguments.task, arguments.config)
+        if isinstance(task, TrainTask):
+            task = task.model_copy(update={"run_folder": arguments.config.parent})
         if by_hand:
             task = _redirect_output(task, arguments.config.parent / "output")
-            print(json.dumps(_run(task), indent=1, default=str))  # noqa: T201  (by hand)
+            report = _run(task)
+            if not isinstance(task, GenerateTask):  # its answer alone goes to standard output
+                print(json.dumps(report, indent=1, default=str))  # noqa: T201  (by hand)
             return 0
         with open_dagster_pipes() as pipes:
             return _run_for_dagster(task, pipes)
+    except Leaving:
+        return 128 + signal.SIGTERM
     except PipelineError as error:
         logger.error("%s", error)
         return 1
@@ -69,6 +82,9 @@ def main() -> int:
 def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
     try:
         pipes.report_custom_message({"report": _run(task)})
+    except Leaving as error:
+        pipes.report_custom_message({"error": str(error)})
+        return 128 + signal.SIGTERM
     except PipelineError as error:
         pipes.report_custom_message({"error": str(error)})
         logger.error("%s", error)
@@ -93,11 +109,13 @@ def _run(task: WorkerTask) -> dict[str, Any]:
     import torch
 
     from ft_pipeline.worker.hardware import choose_device, choose_threads
+    from ft_pipeline.worker.one_at_a_time import hold_device
 
     torch.set_num_threads(choose_threads())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # trl reports each trainer
     if isinstance(task, TrainTask | EvaluateTask):
-        _hold_device(choose_device())
+        hold_device(choose_device(), task.name)
     # Only what the task needs is imported; training chooses its imports itself (unsloth first).
     return dict(importlib.import_module(RUNNERS[task.name]).run(task))
 
@@ -115,7 +133,7 @@ def _outputs(task: WorkerTask) -> list[Path]:
         return [side.output for side in task.sides.values()]
     if isinstance(task, EvaluateTask):
         return [model.output for model in task.models.values()]
-    return [task.output]
+    return [] if isinstance(task, GenerateTask) else [task.output]
 
 
 def _redirect_output(task: WorkerTask, folder: Path) -> WorkerTask:
@@ -133,39 +151,6 @@ def _redirect_output(task: WorkerTask, folder: Path) -> WorkerTask:
     for output in _outputs(moved):
         (output / "meta").mkdir(parents=True, exist_ok=True)
     return moved
-
-
-def _hold_device(device: str) -> None:
-    """Take the machine's one place for heavy work and keep it until this group has ended.
-
-    The lock lies in a per-user folder, so that it also holds between shells and checkouts; the
-    kernel frees it when the last process that inherited it ends.
-    """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    folder = base / f"ft_pipeline-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PipelineError(
-            f"{folder}: not a folder of this user; it holds the lock of the one training at a "
-            "time. Remove it, or set XDG_RUNTIME_DIR to a folder that is yours alone."
-        )
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    descriptor = os.open(folder / f"{device}.lock", flags, 0o600)
-    os.set_inheritable(descriptor, True)
-    waiting = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if not waiting:
-                owner = os.pread(descriptor, 64, 0).decode() or "unknown"
-                logger.info("waiting for the %s: process %s is using it", device, owner)
-                waiting = True
-            time.sleep(1)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def _leave(_sign: int, _frame: object) -> None:

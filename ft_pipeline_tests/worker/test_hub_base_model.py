@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ft_pipeline.artifacts import hash_file
 from ft_pipeline.recipe import BaseModelChoice
@@ -238,6 +239,35 @@ def test_weights_load_offline_afterwards(
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     expected = model(input_ids=torch.tensor([[1, 5, 6]])).logits
     assert torch.allclose(torch.tensor(json.loads(done.stdout)), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_branch_or_tag_is_resolved_to_its_commit_and_recorded(
+    hub: Hub, tmp_path: Path, revision: str, closed_port: int
+) -> None:
+    task = make_task(tmp_path, revision)
+    home = tmp_path / "hf"
+    code, printed, log = run_worker(task, tmp_path, home, hub.port)
+    assert code == 0, log[-3000:]
+    base = json.loads((task.output / "base.json").read_text(encoding="utf-8"))
+    assert base["revision"] == COMMIT
+    assert base["source"] == f"Hugging Face hub: {HANDLE} at {COMMIT} ({revision})"
+    assert json.loads(printed)["metadata"]["revision"] == COMMIT
+    # The branch may move on: what was built keeps to its commit, and asks nobody.
+    done = run_child("-c", LOCATE, str(task.output), home=home, port=closed_port)
+    assert done.stdout.strip() == str(home / SNAPSHOT), done.stderr
+
+
+def test_branch_that_does_not_exist_is_named(hub: Hub, tmp_path: Path) -> None:
+    expected = ("HTTP 404", "RevisionNotFoundError", "`base_model.revision`")
+    check_refused(tmp_path, hub.port, *expected, revision="mian")
+
+
+@pytest.mark.parametrize("revision", [None, "", "0123abc", "two words", COMMIT[:-1]])
+def test_revision_is_a_whole_commit_or_a_name(revision: str | None) -> None:
+    with pytest.raises(ValidationError, match="its commit of 40 hex characters"):
+        BaseModelChoice(id=HANDLE, revision=revision)
 
 
 @pytest.mark.slow

@@ -140,10 +140,10 @@ def test_saved_adapter_loads_with_plain_peft_elsewhere(trained: Trained, tiny_mo
 
 
 def plain_losses(inputs: WorkerInputs, method: str) -> list[float]:
+    from ft_pipeline.worker.backends import prepare_with_transformers
     from torch.utils.data import DataLoader, RandomSampler
     from transformers import set_seed
 
-    from ft_pipeline.worker.backends import prepare_with_transformers
     from ft_pipeline.worker.tokens import read_tokens
 
     settings = Training.model_validate(SETTINGS | {"method": method})

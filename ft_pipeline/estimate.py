@@ -1,0 +1,207 @@
+"""Memory and time of a training before it starts, from recipe, config.json and token report.
+
+    estimate_training(Training(), config, tokens, steps) →
+        Estimate(weights_mb=117, adapter_mb=78, activations_mb=412, logits_mb=190, other_mb=600, …)
+
+Memory is what the formulas below add up to; attention by blocks (flash, sdpa) is taken for granted,
+so no term grows with the square of the length. What was measured afterwards stands beside it in the
+asset's metadata.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from shutil import which
+from typing import Any
+
+from ft_pipeline.chain import Chain
+from ft_pipeline.recipe import Training
+from ft_pipeline.steps import StepPlan, plan_steps
+
+# Bytes a weight. NF4 with double quantization: 4 bits, and 0.127 for the constants (QLoRA, sec. 3).
+WEIGHT_BYTES = {"nf4": 0.516, "int8": 1.002, "fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
+# AdamW's two moments a trained weight; bitsandbytes' 8-bit ones with their constants.
+OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2.1}
+# Python, torch and the libraries, seen with the tiny model on a CPU.
+PROCESS_MB = 620.0
+# Floating-point operations a second and core, where nothing was measured on this machine yet.
+ASSUMED_SPEED = 25e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Megabytes by what they are for; seconds of the training alone."""
+
+    parameters: int
+    trainable: int
+    weights_mb: float
+    adapter_mb: float
+    activations_mb: float
+    logits_mb: float
+    other_mb: float
+    seconds: float
+    operations: float
+
+    @property
+    def total_mb(self) -> float:
+        """Peak memory."""
+        return (
+            self.weights_mb + self.adapter_mb + self.activations_mb + self.logits_mb + self.other_mb
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as metadata."""
+        shown = {n: round(v) if isinstance(v, float) else v for n, v in asdict(self).items()}
+        del shown["operations"]
+        named = {f"estimated_{n}": v for n, v in shown.items()}
+        return named | {
+            "estimated_memory_mb": round(self.total_mb),
+            "operations": self.operations,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"about {self.total_mb:,.0f} MB (weights {self.weights_mb:,.0f}, adapter with its "
+            f"gradients and optimizer {self.adapter_mb:,.0f}, activations "
+            f"{self.activations_mb:,.0f}, logits {self.logits_mb:,.0f}, process "
+            f"{self.other_mb:,.0f}) and {self.seconds / 60:,.1f} minutes of training"
+        )
+
+
+def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPlan, Estimate] | None:
+    """Return steps and estimate of a chain's training; None where its inputs are not built yet.
+
+    Raises PipelineError where settings and examples contradict each other.
+    """
+    base, tokens = chain.find("base_model"), chain.find("train_tokens")
+    if base is None or tokens is None:
+        return None
+    settings = chain.recipe.training
+    report = tokens.read_json("meta/report.json")
+    plan = plan_steps(settings, report["kept"])
+    config = base.read_json("config.json")
+    dtype = settings.precision
+    if dtype == "auto":
+        dtype = "bf16" if which("nvidia-smi") else "fp32"
+    speed = _find_speed(chain, name)
+    return plan, estimate_training(settings, config, report, plan.steps, dtype, speed)
+
+
+def _find_speed(chain: Chain, name: str) -> float | None:
+    """Return the operations a second of the newest training of this asset, if there was one."""
+    for manifest in chain.store.manifests(chain.asset(name)):
+        work = manifest.metadata.get("operations")
+        seconds = manifest.metadata.get("seconds_training")
+        if work and seconds:
+            return float(work) / float(seconds)
+    return None
+
+
+def estimate_training(
+    settings: Training,
+    config: Mapping[str, Any],
+    tokens: Mapping[str, Any],
+    steps: int,
+    dtype: str,
+    speed: float | None = None,
+) -> Estimate:
+    """Estimate a training from the model's config.json and the report of train_tokens.
+
+    `dtype` computes (fp32, bf16, fp16), `speed` is what the machine reached before, in
+    floating-point operations a second; without it two cores of ASSUMED_SPEED are assumed.
+    """
+    linear, other = count_parameters(config)
+    trainable = count_trainable(settings, config)
+    held = settings.base_quantization
+    linear_bytes = WEIGHT_BYTES[dtype if held == "none" else held]
+    weights = linear * linear_bytes + other * WEIGHT_BYTES[dtype]
+    if settings.method == "full":
+        weights = 0.0  # counted with what trains them
+    state = 4.0 + 4.0 + OPTIMIZER_BYTES[settings.optimizer]  # weight, gradient, moments
+    longest = tokens["max"] * settings.batch_size
+    share = tokens["trained_tokens"] / max(tokens["tokens"], 1)
+    mean = tokens["tokens"] / max(tokens["kept"], 1)
+    seen = steps * settings.batch_size * settings.gradient_accumulation * mean
+    work = count_operations(settings, linear, seen)
+    return Estimate(
+        parameters=linear + other,
+        trainable=trainable,
+        weights_mb=weights / 1e6,
+        adapter_mb=trainable * state / 1e6,
+        activations_mb=count_activations(settings, config) * longest * WEIGHT_BYTES[dtype] / 1e6,
+        # In float32: logits, their softmax, their gradient.
+        logits_mb=min(longest * share * config["vocab_size"], 1 << 26) * 12 / 1e6,
+        other_mb=PROCESS_MB,
+        seconds=work / (speed or 2 * ASSUMED_SPEED),
+        operations=work,
+    )
+
+
+def count_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (weights of the decoder's linear layers, all others) of a Llama-like model."""
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    attention, mlp = _layer_shapes(config)
+    linear = layers * sum(a * b for a, b in (*attention.values(), *mlp.values()))
+    tied = config.get("tie_word_embeddings", False)
+    embeddings = config["vocab_size"] * width * (1 if tied else 2)
+    return linear, embeddings + (2 * layers + 1) * width
+
+
+def _layer_shapes(
+    config: Mapping[str, Any],
+) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    size = config.get("head_dim") or width // heads
+    keys = size * (config.get("num_key_value_heads") or heads)
+    inner = config["intermediate_size"]
+    attention = {
+        "q_proj": (width, size * heads),
+        "k_proj": (width, keys),
+        "v_proj": (width, keys),
+        "o_proj": (size * heads, width),
+    }
+    mlp = {"gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
+    return attention, mlp
+
+
+def count_trainable(settings: Training, config: Mapping[str, Any]) -> int:
+    """Return the number of trained weights."""
+    layers, width = config["num_hidden_layers"], config["hidden_size"]
+    if settings.method == "full":
+        return sum(count_parameters(config))
+    if settings.method == "bottleneck":
+        size = settings.bottleneck.size
+        places = 2 if settings.bottleneck.placement == "both" else 1
+        return layers * places * (2 * width * size + size + width)
+    attention, mlp = _layer_shapes(config)
+    shapes = {**attention, **mlp}
+    chosen = [shapes[name] for name in settings.lora.modules if name in shapes]
+    if settings.lora.layers is not None:
+        layers = settings.lora.layers[1] - settings.lora.layers[0] + 1
+    magnitudes = sum(out for _, out in chosen) if settings.method == "dora" else 0
+    return layers * (sum(settings.lora.r * (a + b) for a, b in chosen) + magnitudes)
+
+
+def count_activations(settings: Training, config: Mapping[str, Any]) -> float:
+    """Return the values kept for the backward pass, a token.
+
+    A layer keeps the inputs of its norms, projections and products: about eight times the width,
+    three times keys and values, four times the MLP's inner width; recomputed, its input alone and
+    one layer whole.
+    """
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    attention, mlp = _layer_shapes(config)
+    a_layer = 8 * width + 3 * attention["k_proj"][1] + 4 * mlp["up_proj"][1]
+    if settings.gradient_checkpointing:
+        return float(layers * width + a_layer)
+    return float(layers * a_layer)
+
+
+def count_operations(settings: Training, linear: int, tokens: float) -> float:
+    """Return floating-point operations: 2 a weight forward, 2 back, 2 for gradients of weights.
+
+    The last are needed where weights are trained; recomputing costs a forward pass more.
+    """
+    passes = 6 if settings.method == "full" else 4
+    if settings.gradient_checkpointing:
+        passes += 2
+    return float(passes * linear * tokens)

@@ -1,0 +1,134 @@
+"""`ft-pipeline generate`: which model is asked for, and the worker that answers.
+
+An adapter is named as `finetuned_model` (the recipe's own), `history/finetuned_model` (another
+recipe's) or a folder, each with `=WEIGHT` behind it where several are combined:
+
+    ft-pipeline generate --adapter finetuned_model=0.7 --adapter ./old_adapter=0.3 --prompt "…"
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.launch import worker_command
+from ft_pipeline.reaper import end_group
+from ft_pipeline.recipe import Generation, list_recipes, split_overrides
+from ft_pipeline.settings import validate
+from ft_pipeline.tasks import AdapterChoice, GenerateTask
+from ft_pipeline.trace import find_stored
+
+MODEL_ASSET = "finetuned_model"
+
+
+def define_task(
+    chain: Chain,
+    adapters: tuple[str, ...],
+    base_alone: bool,
+    prompt: str,
+    system: str | None,
+    sampling: dict[str, Any],
+) -> GenerateTask:
+    """Return what the worker is to do. `sampling`: what differs from the recipe's generation.
+
+    Raises PipelineError where a model is not there, naming the command that builds it.
+    """
+    if base_alone and adapters:
+        raise PipelineError("generate: --base is the base alone; give it or --adapter, not both.")
+    if not prompt.strip():
+        raise PipelineError("generate: the prompt is empty. Give --prompt, or standard input.")
+    named = () if base_alone else adapters or (MODEL_ASSET,)
+    chosen = tuple(choose_adapter(chain, text) for text in named)
+    given = {name: value for name, value in sampling.items() if value is not None}
+    settings = chain.recipe.evaluation.generation.model_dump() | given
+    training = chain.recipe.training
+    return GenerateTask(
+        base_model=find_stored(chain, "base_model").path,
+        quantization=training.base_quantization,
+        double_quantization=training.double_quantization,
+        precision=training.precision,
+        adapters=chosen,
+        prompt=prompt,
+        system=system,
+        generation=validate(Generation, settings, "generate"),
+    )
+
+
+def choose_adapter(chain: Chain, text: str) -> AdapterChoice:
+    """Parse `ADAPTER[=WEIGHT]`. Raises PipelineError."""
+    name, separator, weight = text.rpartition("=")
+    if not separator or Path(text).is_dir():
+        return AdapterChoice(folder=find_adapter(chain, text))
+    try:
+        number = float(weight)
+    except ValueError as error:
+        raise PipelineError(
+            f"--adapter {text}: `{weight}` is not a weight. Expected ADAPTER or ADAPTER=WEIGHT, "
+            f"for example {MODEL_ASSET}=0.5."
+        ) from error
+    return validate(
+        AdapterChoice, {"folder": find_adapter(chain, name), "weight": number}, f"--adapter {text}"
+    )
+
+
+def find_adapter(chain: Chain, name: str) -> Path:
+    """Return the folder of an adapter: of an asset in the store, or the folder that is named.
+
+    Raises PipelineError where there is none.
+    """
+    recipe, _, asset = name.rpartition("/")
+    recipes = list_recipes(chain.project)
+    if asset == MODEL_ASSET and (not recipe or recipe in recipes):
+        return find_stored(_load_other(chain, recipe), MODEL_ASSET).path
+    folder = Path(name).expanduser().resolve()
+    if folder.is_dir():
+        return folder
+    known = [MODEL_ASSET, *(f"{r}/{MODEL_ASSET}" for r in recipes)]
+    raise PipelineError(
+        f"--adapter {name}: no such folder ({folder}), and no asset with an adapter. Assets: "
+        f"{', '.join(known)}.{suggest(name, known)}"
+    )
+
+
+def run_in_foreground(task: GenerateTask) -> int:
+    """Run the worker with standard output passed through; return its exit code.
+
+    Its settings go in by a pipe, so that no prompt stays on the disk. When this process is
+    interrupted, the worker is ended first; when it is killed, the worker notices and leaves.
+    """
+    command = worker_command(task.name, Path("/dev/stdin"))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DAGSTER_PIPES")}
+    process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(task.model_dump_json().encode())
+        code = process.wait()
+    finally:
+        end_group(process.pid, grace=2.0)
+        process.wait()
+    if code < 0:
+        raise PipelineError(
+            f"the worker was ended by signal {-code} (9: memory ran out, or someone killed it)."
+        )
+    return code
+
+
+def read_prompt() -> str:
+    """Read a prompt from standard input, without the line's end behind it."""
+    if sys.stdin.isatty():
+        sys.stderr.write("Prompt, ended by Ctrl-D:\n")
+    try:
+        return sys.stdin.read().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"standard input: not text in UTF-8 ({error}).") from error
+
+
+def _load_other(chain: Chain, recipe: str) -> Chain:
+    if recipe in ("", chain.name):
+        return chain
+    return load_chain(chain.project, recipe, split_overrides(os.environ.get("FT_OVERRIDES", "")))

@@ -1,0 +1,121 @@
+"""Which examples share a forward pass, and the tensors that it gets.
+
+The plan of an epoch is a list of micro-batches of example numbers, made of seed and epoch alone: a
+resumed run finds its place by counting. `gradient_accumulation` micro-batches in a row make one
+optimizer step. Where memory is short a micro-batch is split, which leaves the steps as they are.
+
+    plan_epoch([30, 200, 28, 190], 2, "grouped", seed=42, epoch=0)  →  [[1, 3], [0, 2]]
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+IGNORED = -100
+# Grouped: examples are sorted by length within so many micro-batches, as in transformers'
+# LengthGroupedSampler, so that what is trained together still changes from epoch to epoch.
+WINDOW = 50
+
+Batching = Literal["plain", "grouped", "packed"]
+Record = dict[str, Any]
+
+
+def plan_epoch(
+    lengths: Sequence[int], batch_size: int, batching: Batching, seed: int, epoch: int
+) -> list[list[int]]:
+    """Return the micro-batches of an epoch; the last one may be short."""
+    generator = np.random.default_rng([seed % 2**63, epoch])
+    order = generator.permutation(len(lengths))
+    if batching == "grouped":
+        order = _group_by_length(order, np.asarray(lengths), batch_size, generator)
+    return [
+        order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
+    ]
+
+
+def _group_by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Sort windows by length, then shuffle whole micro-batches; a short one stays the last."""
+    window = WINDOW * batch_size
+    whole = len(order) - len(order) % batch_size
+    parts = [order[start : min(start + window, whole)] for start in range(0, whole, window)]
+    by_length = [part[np.argsort(-lengths[part], kind="stable")] for part in parts]
+    batches = np.concatenate([*by_length, order[:0]]).reshape(-1, batch_size)
+    return np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
+
+
+def split_batches(batches: Sequence[list[int]], size: int) -> list[list[int]]:
+    """Return micro-batches of at most `size` examples, in the same order."""
+    return [batch[at : at + size] for batch in batches for at in range(0, len(batch), size)]
+
+
+class PlannedBatches:
+    """A batch sampler that yields the plan of the epoch that the trainer is in."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        micro_batch_size: int,
+        batching: Batching,
+        seed: int,
+        current_epoch: Callable[[], int],
+    ) -> None:
+        self._plan = (lengths, batch_size, batching, seed)
+        self._size = micro_batch_size
+        self._current_epoch = current_epoch
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Return the micro-batches of an epoch."""
+        return split_batches(plan_epoch(*self._plan, epoch), self._size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.plan(self._current_epoch()))
+
+    def __len__(self) -> int:
+        return len(self.plan(0))  # every epoch has the same number
+
+
+def collate(records: Sequence[Record], batching: Batching, pad_id: int) -> dict[str, torch.Tensor]:
+    """Return the tensors of one micro-batch.
+
+    Padded on the right: input_ids, attention_mask, labels: int64[batch, longest]. Packed: one row
+    without padding, input_ids, position_ids, labels: int64[1, all tokens]; positions begin anew
+    with each example, by which transformers keeps them apart.
+    """
+    if batching == "packed":
+        ids = [torch.tensor(record["input_ids"]) for record in records]
+        labels = [torch.tensor([IGNORED, *record["labels"][1:]]) for record in records]
+        positions = [torch.arange(len(each)) for each in ids]
+        return {
+            "input_ids": torch.cat(ids)[None],
+            "position_ids": torch.cat(positions)[None],
+            "labels": torch.cat(labels)[None],
+        }
+    length = max(len(record["input_ids"]) for record in records)
+    shape = (len(records), length)
+    batch = {
+        "input_ids": torch.full(shape, pad_id),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, IGNORED),
+    }
+    for row, record in enumerate(records):
+        size = len(record["input_ids"])
+        batch["input_ids"][row, :size] = torch.tensor(record["input_ids"])
+        batch["attention_mask"][row, :size] = 1
+        batch["labels"][row, :size] = torch.tensor(record["labels"])
+    return batch
+
+
+def count_tokens(batch: dict[str, torch.Tensor]) -> int:
+    """Return the real (not padding) tokens of a micro-batch."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
+def count_trained(batch: dict[str, torch.Tensor]) -> int:
+    """Return the tokens of a micro-batch that have a loss; the first of a row has none."""
+    return int((batch["labels"][:, 1:] != IGNORED).sum())

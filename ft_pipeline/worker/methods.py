@@ -1,0 +1,169 @@
+"""What is trained: the base with a fresh adapter, or all of it, by one of two back ends.
+
+Both return trainable parameters in fp32. trl rounds adapters on quantized bases to bf16; with bf16
+optimizer states small updates are lost, so the trainer restores them (train.py).
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.recipe import Training
+
+UNSLOTH_METHODS = ("lora", "qlora", "dora", "rslora")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The back end that was chosen, and why."""
+
+    name: str
+    reason: str
+
+
+def choose_backend(settings: Training) -> Backend:
+    """Resolve `training.backend`. Raises PipelineError where unsloth is asked for but cannot run.
+
+    Does not import unsloth: whoever trains with it has to import it before transformers.
+    """
+    if settings.backend == "transformers":
+        return Backend("transformers", "the recipe asks for it")
+    obstacle = _find_obstacle(settings)
+    if settings.backend == "unsloth":
+        if obstacle:
+            raise PipelineError(
+                f"training.backend: unsloth is asked for, but {obstacle}. Set training.backend to "
+                "auto or transformers."
+            )
+        return Backend("unsloth", f"the recipe asks for it (unsloth {version('unsloth')})")
+    if not torch.cuda.is_available():
+        return Backend("transformers", "auto: no GPU")
+    if obstacle:
+        return Backend("transformers", f"auto: {obstacle}")
+    if torch.cuda.get_device_capability() < (7, 0):
+        return Backend("transformers", "auto: unsloth needs compute capability 7.0 or more")
+    return Backend("unsloth", f"auto: a GPU that unsloth {version('unsloth')} supports")
+
+
+def _find_obstacle(settings: Training) -> str | None:
+    if importlib.util.find_spec("unsloth") is None:
+        return (
+            "unsloth is not installed (`pip install 'ft-pipeline[unsloth]'` for a GPU, `make "
+            "setup` for a CPU)"
+        )
+    if settings.method not in UNSLOTH_METHODS:
+        return f"unsloth is used for {', '.join(UNSLOTH_METHODS)}, not for {settings.method}"
+    if settings.base_quantization == "nf4" and not settings.double_quantization:
+        return "unsloth always quantizes twice (training.double_quantization)"
+    if settings.base_quantization == "int8" and not torch.cuda.is_available():
+        return "unsloth's int8 needs a GPU"
+    return None
+
+
+def prepare(
+    backend: Backend, base_model: Path, settings: Training, dtype: torch.dtype, longest: int
+) -> tuple[Any, Any]:
+    """Return (model to be trained, tokenizer). `longest`: tokens of the longest example."""
+    from ft_pipeline.worker.models import load_tokenizer
+
+    if backend.name == "unsloth":
+        model = _prepare_with_unsloth(base_model, settings, dtype, longest)
+    else:
+        model = _prepare_with_transformers(base_model, settings, dtype)
+    return model, load_tokenizer(base_model)
+
+
+def _prepare_with_transformers(base_model: Path, settings: Training, dtype: torch.dtype) -> Any:
+    from ft_pipeline.worker.models import load_base
+
+    # All weights are trained in fp32; autocast computes in the chosen dtype.
+    held = torch.float32 if settings.method == "full" else dtype
+    quantization, twice = settings.base_quantization, settings.double_quantization
+    model = load_base(base_model, quantization, twice, held)
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        turn_on_checkpointing(model)
+    if settings.method == "full":
+        return model
+    if settings.method == "bottleneck":
+        from ft_pipeline.worker.bottleneck import BottleneckModel
+
+        return BottleneckModel(model, settings.bottleneck)
+    return _add_lora(model, settings)
+
+
+def turn_on_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass, also where only adapters are trained."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    base.enable_input_require_grads()
+
+
+def _add_lora(model: Any, settings: Training) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias=lora.bias,
+        target_modules=list(lora.modules),
+        layers_to_transform=_list_layers(model, settings),
+        init_lora_weights="gaussian" if lora.init == "gaussian" else True,
+        use_dora=settings.method == "dora",
+        use_rslora=settings.method == "rslora",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:  # peft: "Target modules … not found in the base model"
+        raise PipelineError(f"training.lora.target_modules: {error}") from error
+
+
+def _list_layers(model: Any, settings: Training) -> list[int] | None:
+    if settings.lora.layers is None:
+        return None
+    first, last = settings.lora.layers
+    count = model.config.get_text_config().num_hidden_layers
+    if last >= count:
+        raise PipelineError(
+            f"training.lora.layers: [{first}, {last}], but the base model has {count} layers, 0 to "
+            f"{count - 1}."
+        )
+    return list(range(first, last + 1))
+
+
+def _prepare_with_unsloth(
+    base_model: Path, settings: Training, dtype: torch.dtype, longest: int
+) -> Any:
+    from unsloth import FastLanguageModel
+
+    from ft_pipeline.worker.base_model import locate_weights
+
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=str(locate_weights(base_model)),
+        max_seq_length=longest,
+        dtype=dtype,
+        load_in_4bit=settings.base_quantization == "nf4",
+        load_in_8bit=settings.base_quantization == "int8",
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=settings.lora.r,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        bias=settings.lora.bias,
+        target_modules=list(settings.lora.modules),
+        layers_to_transform=_list_layers(model, settings),
+        init_lora_weights="gaussian" if settings.lora.init == "gaussian" else True,
+        use_rslora=settings.method == "rslora",
+        use_dora=settings.method == "dora",
+        use_gradient_checkpointing=settings.gradient_checkpointing,
+        random_state=settings.seed,
+    )

@@ -1,0 +1,353 @@
+"""The training loop: trl's SFTTrainer over planned batches, with checkpoints that resume exactly.
+
+Of the trainer come the loop, the optimizer, the schedule, mixed precision and clipping. Done here:
+the batches of each step (batches.py), the loss (losses.py), and after each step what is logged,
+evaluated, saved and stopped.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from trl import SFTTrainer
+
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.recipe import Training
+from ft_pipeline.worker.batches import (
+    Batching,
+    PlannedBatches,
+    Record,
+    collate,
+    count_tokens,
+    count_trained,
+)
+from ft_pipeline.worker.checkpoints import Checkpoints
+from ft_pipeline.worker.leave import Leaving
+from ft_pipeline.worker.losses import completion_loss, find_body_and_head, select_trained
+from ft_pipeline.worker.progress import Display, Progress
+
+WEIGHTS_FILE = "weights.safetensors"
+PROGRESS_FILE = "progress.json"
+RESOLVED_FILE = "resolved.json"
+EXAMPLE_LOSSES_FILE = "example_losses.safetensors"
+SHOWN_IDS = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on, and how it is divided."""
+
+    records: Sequence[Record]
+    validation: Sequence[Record]
+    batching: Batching
+    micro_batch_size: int
+    pad_id: int
+
+
+@dataclass
+class Watch:
+    """What goes on around the steps."""
+
+    progress: Progress
+    checkpoints: Checkpoints
+    display: Display
+    should_leave: Callable[[], bool] = lambda: False
+    expected_seconds: Callable[[float], None] = lambda seconds: None
+    example_losses: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    resolved: dict[str, Any] = field(default_factory=dict)  # what a resumed run must do as well
+
+
+class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
+    """Trains on the planned batches of `work`, and does what `watch` says after each step."""
+
+    def __init__(self, settings: Training, work: Work, watch: Watch, **given: Any) -> None:
+        super().__init__(**given)
+        self.settings, self.work, self.watch = settings, work, watch
+        self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
+        self._parts = None if _is_unsloth(self.model) else find_body_and_head(self.model)
+        self._step_loss: torch.Tensor | float = 0.0
+        self._step_trained = self._step_tokens = 0
+        self._step_start = monotonic()
+        self._batch_ids: list[list[int]] = []
+
+    # ---- Batches
+
+    @property
+    def batches(self) -> PlannedBatches:
+        """The plan: the same for a resumed run."""
+        return PlannedBatches(
+            [len(record["input_ids"]) for record in self.work.records],
+            self.settings.batch_size,
+            self.work.micro_batch_size,
+            self.work.batching,
+            self.settings.seed,
+            self._current_epoch,
+        )
+
+    def _current_epoch(self) -> int:
+        accumulation = self.args.gradient_accumulation_steps
+        updates = max(1, -(-len(self.batches) // accumulation))
+        return int(self.state.global_step) // updates
+
+    def get_train_dataloader(self) -> Any:
+        loader = DataLoader(
+            _Numbered(self.work.records),
+            batch_sampler=self.batches,
+            collate_fn=self._collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
+
+    def _collate(self, chosen: Sequence[tuple[int, Record]]) -> dict[str, torch.Tensor]:
+        batch = collate([record for _, record in chosen], self.work.batching, self.work.pad_id)
+        return {**batch, "examples": torch.tensor([number for number, _ in chosen])}
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor:
+        """Count the trained tokens of a whole step, by which each loss is divided."""
+        self._step_trained = sum(count_trained(batch) for batch in batch_samples)
+        self._step_tokens = sum(count_tokens(batch) for batch in batch_samples)
+        self._batch_ids = [batch["examples"].tolist() for batch in batch_samples]
+        return torch.tensor(self._step_trained, device=device)
+
+    # ---- Loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Return the micro-batch's loss: nats over its trained tokens ÷ those of the whole step."""
+        examples = inputs.pop("examples")
+        count = self._step_trained if num_items_in_batch is None else num_items_in_batch
+        if self._parts is None:
+            return model(**inputs, use_cache=False, num_items_in_batch=count).loss
+        losses, rows = self.compute_token_losses(inputs)
+        self._remember(losses.detach(), rows, examples)
+        return losses.sum() / max(int(count), 1)
+
+    def compute_token_losses(
+        self, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each trained token in nats, and which example of the batch it is of.
+
+        Both have the shape [trained tokens].
+        """
+        assert self._parts is not None
+        body, head = self._parts
+        labels = inputs["labels"]
+        fed = {name: inputs[name] for name in inputs if name not in ("labels", "examples")}
+        with self.compute_loss_context_manager(), self._autocast():
+            hidden = body(**fed, use_cache=False).last_hidden_state
+            states, targets = select_trained(hidden, labels)
+            losses = completion_loss(states, targets, head)
+        return losses, _number_rows(inputs)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        enabled = bool(self.args.bf16 or self.args.fp16)
+        return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
+
+    def _remember(self, losses: torch.Tensor, rows: torch.Tensor, examples: torch.Tensor) -> None:
+        """Keep each example's mean loss, as it was when it was last trained on."""
+        count = len(examples)
+        sums = torch.zeros(count, device=losses.device).index_add_(0, rows, losses.float())
+        sizes = torch.bincount(rows, minlength=count).clamp(min=1)
+        known = self.watch.example_losses
+        known[examples.to(known.device)] = (sums / sizes).to(known.device)
+
+    def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
+        loss = super().training_step(*given, **named)
+        self._step_loss = self._step_loss + loss
+        return loss  # type: ignore[no-any-return]
+
+    # ---- After each step
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, *given: Any, learning_rate: Any = None, **named: Any
+    ) -> None:
+        if self.state.global_step == self.watch.progress.step:
+            return  # called once more where an epoch ends
+        norm = 0.0 if grad_norm is None else float(grad_norm)
+        self._finish_step(norm, float(learning_rate or 0.0))
+
+    def _finish_step(self, grad_norm: float, learning_rate: float) -> None:
+        progress, settings = self.watch.progress, self.settings
+        progress.add_step(float(self._step_loss), self._step_trained, self._step_tokens)
+        fault = progress.find_fault(settings.spike_factor)
+        if fault is not None:
+            raise PipelineError(self._explain_fault(fault))
+        now = monotonic()
+        progress.seconds += now - self._step_start
+        self.watch.expected_seconds(now - self._step_start)
+        last = self.state.global_step >= self.state.max_steps
+        if progress.step % settings.logging_steps == 0 or last:
+            record = progress.close_window(float(self.state.epoch), learning_rate, grad_norm)
+            self.watch.display.show(record, progress)
+        if settings.eval_steps and (progress.step % settings.eval_steps == 0 or last):
+            self._evaluate_here()
+        leaving = self.watch.should_leave() and not last
+        if leaving or (progress.step % settings.save_steps == 0 and not last) or self._is_best():
+            self.save()
+        if leaving:
+            raise Leaving(
+                f"asked to end at step {progress.step}; its checkpoint is written, and the same "
+                "command continues from there"
+            )
+        self._step_loss, self._step_start = 0.0, monotonic()
+
+    def _evaluate_here(self) -> None:
+        progress = self.watch.progress
+        record = progress.add_evaluation(self.measure_validation())
+        self.watch.display.show(record, progress)
+        patience = self.settings.early_stopping
+        if patience is not None and progress.without_best >= patience:
+            logger.info("early stopping: no lower loss in %d evaluations", patience)
+            self.control.should_training_stop = True
+
+    def _is_best(self) -> bool:
+        progress = self.watch.progress
+        return self.settings.best_checkpoint and progress.best_step == progress.step
+
+    def measure_validation(self) -> float:
+        """Return the mean loss on the validation side in nats a trained token."""
+        order = sorted(self.work.validation, key=lambda record: len(record["input_ids"]))
+        total, trained, size = 0.0, 0, self.work.micro_batch_size
+        with self.evaluating():
+            for start in range(0, len(order), size):
+                batch = collate(order[start : start + size], "plain", self.work.pad_id)
+                total += self.sum_loss(batch)
+                trained += count_trained(batch)
+        return total / max(trained, 1)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch dropout and gradients off."""
+        _switch_to_evaluation(self.model)
+        with torch.no_grad():  # not inference_mode: what is cached would have no backward later
+            yield
+        self.model.train()
+
+    def sum_loss(self, batch: dict[str, torch.Tensor]) -> float:
+        """Return a micro-batch's loss in nats, summed over its trained tokens."""
+        inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+        if self._parts is None:
+            return float(self.model(**inputs, use_cache=False).loss) * count_trained(inputs)
+        return float(self.compute_token_losses(inputs)[0].sum())
+
+    def try_batch(self, batch: dict[str, torch.Tensor]) -> None:
+        """Go forward and back over a micro-batch, and forget the gradients."""
+        self.model.train()
+        inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+        if self._parts is None:
+            loss = self.model(**inputs, use_cache=False).loss
+        else:
+            loss = self.compute_token_losses(inputs)[0].sum()
+        loss.backward()
+        self.model.zero_grad(set_to_none=True)
+
+    def _explain_fault(self, fault: str) -> str:
+        ids = [self.work.records[n]["example_id"] for batch in self._batch_ids for n in batch]
+        more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+        last = self.watch.checkpoints.find_last()
+        kept = f"The checkpoint {last} is kept" if last else "No checkpoint was written before it"
+        return (
+            f"training stopped at step {self.watch.progress.step}: {fault}. Examples of this step: "
+            f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show` prints examples). "
+            f"{kept}. Look at these examples, lower training.learning_rate, or raise "
+            "training.warmup_steps."
+        )
+
+    # ---- Checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, and remove old ones."""
+        watch = self.watch
+        with watch.checkpoints.writing(watch.progress.step) as folder:
+            save_file(copy_trained(self.model), folder / WEIGHTS_FILE)
+            save_file({"losses": watch.example_losses.cpu()}, folder / EXAMPLE_LOSSES_FILE)
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            watch.progress.write(folder / PROGRESS_FILE)
+            (folder / RESOLVED_FILE).write_text(json.dumps(watch.resolved), encoding="utf-8")
+        watch.checkpoints.remove_old(watch.progress.best_step)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        raise AssertionError("checkpoints are written by save()")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        restore_trained(self.model, load_file(folder / WEIGHTS_FILE))
+
+
+class _Numbered:
+    """Records with their numbers, as a data set of the loader."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: int) -> tuple[int, Record]:
+        return number, self._records[number]
+
+
+def read_example_losses(checkpoint: Path) -> torch.Tensor:
+    """Return the mean loss of each example when it was last trained on: float32[examples]."""
+    return load_file(checkpoint / EXAMPLE_LOSSES_FILE)["losses"]
+
+
+def copy_trained(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of the trained parameters by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def restore_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Give trained parameters these values, in the dtype that they have there."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = weights[name].to(parameter.device, copy=True)
+
+
+def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the number of its example in the batch for each trained token: int64[trained]."""
+    trained = inputs["labels"][:, 1:] != -100
+    if "position_ids" not in inputs:
+        return trained.nonzero()[:, 0]
+    starts = (inputs["position_ids"][0] == 0).cumsum(0) - 1
+    return starts[1:][trained[0]]
+
+
+def _switch_to_evaluation(model: Any) -> None:
+    """Turn dropout off; NF4 layers stay in training mode.
+
+    bitsandbytes 0.50 packs their weights for a CPU kernel without backward as soon as one computes
+    in evaluation mode without gradients (docs/decisions.md).
+    """
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and type(module).__module__.startswith("bits"):
+            module.training = True
+
+
+def _is_unsloth(model: Any) -> bool:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return hasattr(base, "max_seq_length") and hasattr(base, "for_training")

@@ -1,0 +1,109 @@
+"""Trainings of the tiny model, each in a worker started by the launcher's command."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.recipe import Training
+from ft_pipeline.tasks import TrainTask
+from ft_pipeline_tests.worker.conftest import WorkerInputs
+
+SETTINGS: dict[str, Any] = {
+    "backend": "transformers",
+    "method": "lora",
+    "precision": "fp32",
+    "batching": "plain",
+    "learning_rate": 0.02,
+    "max_steps": 12,
+    "batch_size": 4,
+    "gradient_accumulation": 1,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1e9,
+    "spike_factor": None,
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run of the worker: its folder, its report, what it said."""
+
+    folder: Path
+    code: int
+    log: str
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report beside the model."""
+        text = (self.output / "meta/report.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without the seconds, which differ from run to run."""
+        lines = read_jsonl(self.output / "meta/metrics.jsonl")
+        return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+    @property
+    def weights(self) -> bytes:
+        names = ("adapter_model.safetensors", "model.safetensors")
+        return next((self.output / n).read_bytes() for n in names if (self.output / n).exists())
+
+
+def write_task(inputs: WorkerInputs, folder: Path, **settings: Any) -> Path:
+    """Write config.json of a training, as the launcher does; return it."""
+    (folder / "output" / "meta").mkdir(parents=True, exist_ok=True)
+    chosen = Training.model_validate(SETTINGS | settings)
+    task = TrainTask(
+        base_model=inputs.base_model,
+        train_tokens=inputs.train_tokens,
+        val_tokens=inputs.val_tokens if chosen.eval_steps else None,
+        settings=chosen,
+        output=folder / "output",
+        checkpoints=folder / "checkpoints",
+    )
+    config = folder / "config.json"
+    config.write_text(task.model_dump_json(), encoding="utf-8")
+    return config
+
+
+def start(config: Path, log: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    """Start the worker."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ft_pipeline.worker", "train", "--config", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=log.open("wb"),
+        env={**os.environ, "XDG_RUNTIME_DIR": str(config.parent), **environment},
+    )
+
+
+def train(inputs: WorkerInputs, folder: Path, **settings: Any) -> Trained:
+    """Train to the end."""
+    return train_again(write_task(inputs, folder, **settings))
+
+
+def train_again(config: Path, expect: int = 0, **environment: str) -> Trained:
+    """Repeat the same command."""
+    log = config.with_name("log.txt")
+    code = start(config, log, **environment).wait(timeout=300)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    assert code == expect, text[-3000:]
+    return Trained(config.parent, code, text)
+
+
+def train_here(config: Path) -> Trained:
+    """Train in this process, which has torch already."""
+    from ft_pipeline.worker.train import run
+
+    run(TrainTask.model_validate_json(config.read_bytes()))
+    return Trained(config.parent, 0, "")
