@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+# One thread: the models are tiny, and several processes run at once.
+os.environ.setdefault("FT_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
 

@@ -201,9 +201,9 @@ REMOVED = object()
         ),
         pytest.param(
             "base_model",
-            {"id": "meta-llama/Llama-3.2-1B", "revision": "main"},
+            {"id": "meta-llama/Llama-3.2-1B", "revision": COMMIT[:7]},
             ["base_model: a hub model needs `revision`, its commit of 40 hex characters"],
-            id="hub model at a branch",
+            id="hub model at a short commit",
         ),
         pytest.param(
             "base_model",

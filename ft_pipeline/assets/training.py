@@ -20,6 +20,7 @@ from ft_pipeline.estimate import estimate_chain
 from ft_pipeline.recipe import Training
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
+from ft_pipeline.tracking import follow
 
 REPORT_FILE = "meta/report.json"
 
@@ -104,7 +105,14 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
             draft.metadata.update(estimated[1].describe())
-        report = run_task(context, chain, task)
+        with follow(
+            draft.path / "meta" / "metrics.jsonl",
+            chain.recipe.tracking,
+            f"{chain.name}-{draft.fingerprint[:8]}",
+            settings.model_dump(mode="json"),
+            chain.project.store / "runs" / f"tracking-{context.run_id}" / "tracking.log",
+        ):
+            report = run_task(context, chain, task)
         draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
         draft.metadata["learning_rate_curve"] = {"picture": "meta/learning_rate.png"}
         worst = report["metadata"].pop("worst_examples")

@@ -67,7 +67,9 @@ def _score(
         return record | score_quiz(answer["prompt"], answer["generation"], metrics)
     if parse_chain_of_thought(reference) is not None:
         return record | score_chain_of_thought(answer["generation"], reference, metrics)
-    return record | score_answer(answer["generation"], reference, metrics)
+    thought = parse_chain_of_thought(answer["generation"])  # such a model thinks unasked
+    response = thought.response if thought else answer["generation"]
+    return record | score_answer(response, reference, metrics)
 
 
 def _finished(answers: list[dict[str, Any]]) -> float:

@@ -45,6 +45,14 @@ RUNNERS = {
 # Their warnings are about kernels that a CPU does not have, and would hide what matters.
 NOISY_LOGGERS = ("httpx", "torchao", "torch.utils._pytree", "bitsandbytes")
 
+# trl reports each trainer that is made, and imports wandb and mlflow where they are installed.
+NO_TELEMETRY = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_MLFLOW_INTEGRATION": "TRUE",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
 logger = logging.getLogger("ft_pipeline.worker")
 
 
@@ -113,7 +121,7 @@ def _run(task: WorkerTask) -> dict[str, Any]:
 
     torch.set_num_threads(choose_threads())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # trl reports each trainer
+    os.environ.update(NO_TELEMETRY)
     if isinstance(task, TrainTask | EvaluateTask):
         hold_device(choose_device(), task.name)
     # Only what the task needs is imported; training chooses its imports itself (unsloth first).

@@ -34,7 +34,7 @@ from ft_pipeline.worker.hardware import (
     peak_memory_mb,
 )
 from ft_pipeline.worker.models import load_base, load_tokenizer, load_whole
-from ft_pipeline.worker.tokens import IGNORED, encode, read_tokens, render_prompt
+from ft_pipeline.worker.tokens import IGNORED, encode, find_opening, read_tokens, render_prompt
 
 LOSSES_FILE = "losses.jsonl"
 GENERATIONS_FILE = "generations.jsonl"
@@ -80,17 +80,19 @@ def adapted(base: Any, model: Path | None) -> Iterator[Any]:
     """Give the base with an adapter, a whole model instead of it, or the base alone for None."""
     if model is None:
         yield base
-    elif not (model / "adapter_config.json").is_file():
+        return
+    if not (model / "adapter_config.json").is_file():
         yield load_whole(model, base.dtype).eval()
-    elif is_bottleneck(model):
-        subject = load_bottleneck(base, model)
-        yield subject.eval()
-        subject.unload()
+        return
+    if is_bottleneck(model):
+        subject: Any = load_bottleneck(base, model)
     else:
         from peft import PeftModel
 
         subject = PeftModel.from_pretrained(base, str(model))
+    try:
         yield subject.eval()
+    finally:
         subject.unload()
 
 
@@ -178,7 +180,8 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Generate one answer for each example's prompt, batched by prompt length."""
     torch.manual_seed(generation.seed)
-    prompts = [encode(tokenizer, render_prompt(tokenizer, e)) for e in examples]
+    rendered = [render_prompt(tokenizer, e) for e in examples]
+    prompts = [encode(tokenizer, text) for text in rendered]
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     texts: dict[int, tuple[str, bool]] = {}
     for start in range(0, len(order), generation.batch_size):
@@ -191,7 +194,7 @@ def answer(
             "example_id": example["example_id"],
             "task": example["task"],
             "prompt": example["prompt"],
-            "generation": texts[index][0],
+            "generation": find_opening(rendered[index]) + texts[index][0],
             "finished": texts[index][1],
         }
         for index, example in enumerate(examples)

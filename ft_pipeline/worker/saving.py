@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from ft_pipeline.jsonl import write_jsonl
 from ft_pipeline.worker.base_model import locate_weights, read_base
 from ft_pipeline.worker.batches import Record
-from ft_pipeline.worker.bottleneck import WEIGHTS_FILE as ADAPTER_FILE
 from ft_pipeline.worker.bottleneck import BottleneckModel, load_bottleneck
 
 CONFIG_FILE = "adapter_config.json"
-ADAPTER_KINDS = ("lora", "qlora", "dora", "rslora")
 
 
 def save_model(model: Any, tokenizer: Any, method: str, base_model: Path, folder: Path) -> None:
@@ -31,7 +28,7 @@ def save_model(model: Any, tokenizer: Any, method: str, base_model: Path, folder
     else:
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = base["id"], base["revision"]
-        model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         _order_target_modules(folder / CONFIG_FILE)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, unfilled
@@ -75,11 +72,6 @@ def _are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     return one.keys() == other.keys() and all(
         torch.equal(one[name].float().cpu(), other[name].float().cpu()) for name in one
     )
-
-
-def list_files(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors by name."""
-    return dict(load_file(folder / ADAPTER_FILE))
 
 
 def write_worst_examples(

@@ -141,6 +141,11 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, example: dict[str, Any]) -
     return render(tokenizer, example["prompt"], "", example.get("history"))[0]
 
 
+def find_opening(prompt: str) -> str:
+    """Return what a rendered prompt has already written of the answer: `<think>`, or nothing."""
+    return "<think>\n" if prompt.endswith("<think>\n") else ""
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokenize rendered text; its special tokens are in the text already, none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -64,6 +64,24 @@ def comparison(folder: Path) -> dict[str, dict[str, Any]]:
     return compare(folder, evaluations)
 
 
+def test_answer_to_a_plain_question_is_scored_without_its_thoughts(folder: Path) -> None:
+    references = [
+        {"example_id": "01", "task": "dialogue_label", "prompt": "?", "completion": "scam"}
+    ]
+    write_jsonl(folder / "val_set.jsonl", references)
+    answers = {"thinks": "<think>\nHm.\n</think>\n\nScam", "never_ends": "<think>\nscam"}
+    for model, answer in answers.items():
+        (folder / model).mkdir()
+        line = {**references[0], "generation": answer, "finished": True}
+        write_jsonl(folder / model / "generations.jsonl", [line])
+        write_jsonl(
+            folder / model / "losses.jsonl", [{"example_id": "01", "loss": 1.0, "tokens": 1}]
+        )
+    found = compare(folder, {model: folder / model for model in answers})
+    assert found["thinks"]["exact_match"] == 1.0
+    assert found["never_ends"]["exact_match"] == 0.0
+
+
 def test_each_model_has_its_figures(comparison: dict[str, dict[str, Any]]) -> None:
     assert comparison["base"] == {
         "loss": 2.0,

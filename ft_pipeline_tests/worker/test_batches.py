@@ -45,9 +45,8 @@ def test_a_smaller_micro_batch_leaves_the_steps_as_they_are(batching: Batching) 
     whole = plan_epoch(LENGTHS, 4, batching, seed=1, epoch=0)
     halves = split_batches(whole, 2)
     steps = [set(whole[i] + whole[i + 1]) for i in range(0, len(whole) - 1, 2)]
-    again = [
-        {n for batch in halves[i : i + 4] for n in batch} for i in range(0, len(halves) - 3, 4)
-    ]
+    fours = [halves[i : i + 4] for i in range(0, len(halves) - 3, 4)]
+    again = [{number for batch in four for number in batch} for four in fours]
     assert again == steps[: len(again)]
 
 

@@ -55,7 +55,7 @@ LOAD = """
 import json, sys, torch
 from pathlib import Path
 from ft_pipeline.worker.models import load_base
-model = load_base(Path(sys.argv[1]), "lora", False, torch.float32)
+model = load_base(Path(sys.argv[1]), "none", False, torch.float32)
 print(json.dumps(model(input_ids=torch.tensor([[1, 5, 6]])).logits.tolist()))
 """
 

@@ -43,7 +43,7 @@ def test_model_without_chat_template_gets_the_plain_form(tiny_model: Path) -> No
     assert (prompt, whole) == ("<|im_start|>Ask.\n", "<|im_start|>Ask.\nAnswer.<|im_end|>")
     _, report = tokenize([EXAMPLE], plain, Tokens(max_length=512))
     assert report["without_eos_at_end"] == 0
-    assert report["chat_template"] is False
+    assert report["chat_template"] == "none"
 
 
 def test_template_that_renders_training_otherwise_is_refused(tiny_model: Path) -> None:

@@ -6,7 +6,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ft_pipeline.recipe import Tokens
-from ft_pipeline.worker.tokens import IGNORED, encode, render, render_prompt, tokenize
+from ft_pipeline.worker.tokens import (
+    IGNORED,
+    encode,
+    find_opening,
+    render,
+    render_prompt,
+    tokenize,
+)
 from ft_pipeline.worker.training_templates import choose_template
 from ft_pipeline_tests.worker.templates import FAMILIES, build_tokenizer
 
@@ -127,6 +134,17 @@ def test_older_template_of_the_family_is_recognised_too(r1: PreTrainedTokenizerF
     copy.chat_template = older
     assert choose_template(copy).origin == "training (deepseek_r1)"
     assert render(copy, "Ask.", THOUGHTFUL) == render(r1, "Ask.", THOUGHTFUL)
+
+
+@pytest.mark.parametrize("completion", [THOUGHTFUL, "no scam"])
+def test_what_the_prompt_opened_and_what_is_trained_is_a_whole_answer(
+    tokenizers: dict[str, PreTrainedTokenizerFast], completion: str
+) -> None:
+    for tokenizer in tokenizers.values():
+        prompt, whole = render(tokenizer, "Ask.", completion)
+        answer = find_opening(prompt) + whole[len(prompt) :].removesuffix(str(tokenizer.eos_token))
+        empty = "<think>\n\n</think>\n\n" if find_opening(prompt) else ""
+        assert answer == (completion if "<think>" in completion else empty + completion)
 
 
 def test_thoughts_are_one_token_each_and_trained_but_for_the_one_in_the_prompt(

@@ -103,7 +103,11 @@ def train_again(config: Path, expect: int = 0, **environment: str) -> Trained:
 
 def train_here(config: Path) -> Trained:
     """Train in this process, which has torch already."""
+    import torch
+
+    from ft_pipeline.worker.hardware import choose_threads
     from ft_pipeline.worker.train import run
 
+    torch.set_num_threads(choose_threads())
     run(TrainTask.model_validate_json(config.read_bytes()))
     return Trained(config.parent, 0, "")
