@@ -59,6 +59,7 @@ class BottleneckModel(nn.Module):
         super().__init__()
         self.model = model
         self.settings = settings
+        self._hf_peft_config_loaded = True  # by which Trainer knows that adapters are trained
         for parameter in model.parameters():
             parameter.requires_grad = False
         self.adapters = nn.ModuleDict()

@@ -1,0 +1,185 @@
+"""What the benchmarks of training train on, made by the project's own worker code.
+
+    <folder>/base_model/  train_tokens/tokens.jsonl  val_tokens/tokens.jsonl
+
+Trivia is the Open Trivia Database where `$FT_REAL_DATA` has it (opentdb/), else the bundled sample;
+chains of thought are the bundled samples. Run as a script, it does the work in a process of its own:
+
+    python benchmarks/training_inputs.py <folder> '{"model": "tiny", "trivia": 96}'
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data" / "samples"
+# So many rows are read for one example: a fifth goes to validation, duplicates fall out.
+SPARE = 3
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+Model = Literal["smollm2", "tiny"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Artifacts as the chain has them."""
+
+    folder: Path
+    tokens: int = 0
+    longest: int = 0
+
+    @property
+    def base_model(self) -> Path:
+        return self.folder / "base_model"
+
+    @property
+    def train_tokens(self) -> Path:
+        return self.folder / "train_tokens"
+
+    @property
+    def val_tokens(self) -> Path:
+        return self.folder / "val_tokens"
+
+
+def make_inputs(
+    folder: Path, model: Model, trivia: int, thoughts: int = 0, validation: int = 48
+) -> Inputs:
+    """Make so many training and validation examples in a process of its own."""
+    counts = {"trivia": trivia, "thoughts": thoughts, "validation": validation}
+    command = [sys.executable, __file__, str(folder), json.dumps({"model": model, **counts})]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return Inputs(folder, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    folder, counts = Path(sys.argv[1]), json.loads(sys.argv[2])
+    inputs = Inputs(folder)
+    make_base_model(inputs.base_model, counts["model"])
+    write_examples(folder, counts)
+    records = tokenize_sides(inputs, counts)
+    lengths = [len(record["input_ids"]) for record in records]
+    print(json.dumps({"tokens": sum(lengths), "longest": max(lengths)}))
+
+
+def make_base_model(target: Path, model: Model) -> None:
+    from ft_pipeline.recipe import BaseModelChoice
+    from ft_pipeline.tasks import BaseModelTask
+    from ft_pipeline.worker import base_model
+
+    target.mkdir(parents=True)
+    choice = BaseModelChoice(embedded="smollm2-135m-instruct")
+    if model == "tiny":
+        choice = BaseModelChoice(path=str(make_tiny_model(target.with_name("tiny_model"))))
+    base_model.run(BaseModelTask(choice=choice, output=target))
+
+
+def write_examples(folder: Path, counts: dict[str, Any]) -> None:
+    """Build examples.parquet from the sources, and both sides as JSONL."""
+    from ft_pipeline.examples.build import RawSource, build_examples
+    from ft_pipeline.examples.sides import write_side
+    from ft_pipeline.recipe import ExampleInput, Examples, Split
+    from ft_pipeline.sources.catalog import FilesSource
+
+    declared = FilesSource(kind="files", path="here")
+    raw = {"trivia": RawSource(declared, {"trivia.csv": write_trivia(folder, counts)})}
+    inputs = [ExampleInput(source="trivia", parser="trivia", templates=("quiz_question",))]
+    if counts["thoughts"]:
+        raw["cot"] = RawSource(declared, {"cot.jsonl": SAMPLES / "cot.jsonl"})
+        inputs.append(ExampleInput(source="cot", parser="cot", templates=("chain_of_thought",)))
+    settings = Examples(inputs=tuple(inputs), split=Split(validation_fraction=0.2))
+    build_examples(settings, raw, folder)
+    for side in ("train", "val"):
+        write_side(folder / "examples.parquet", side, folder / f"{side}_set.jsonl")
+
+
+def write_trivia(folder: Path, counts: dict[str, Any]) -> Path:
+    real = Path(os.environ.get("FT_REAL_DATA", "")) / "opentdb" / "opentdb_kaggle_shape.csv"
+    file = real if real.is_file() else SAMPLES / "trivia.csv"
+    wanted = SPARE * (counts["trivia"] + counts["validation"])
+    with file.open(encoding="utf-8", newline="") as source:
+        rows = list(csv.reader(source))[: wanted + 1]
+    target = folder / "trivia.csv"
+    with target.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened).writerows(rows)
+    return target
+
+
+def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write the token records of both sides, the first so many of each task; return those trained.
+
+    Raises SystemExit where the data has too few examples.
+    """
+    from transformers import AutoTokenizer
+
+    from ft_pipeline.jsonl import read_jsonl, write_jsonl
+    from ft_pipeline.recipe import Tokens
+    from ft_pipeline.worker.tokens import TOKENS_FILE, tokenize
+
+    tokenizer = AutoTokenizer.from_pretrained(inputs.base_model)
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    for side in ("train", "val"):
+        examples = read_jsonl(inputs.folder / f"{side}_set.jsonl")
+        kept, _ = tokenize(examples, tokenizer, Tokens(max_length=1024))
+        wanted = {"quiz_question": counts["trivia"], "chain_of_thought": counts["thoughts"]}
+        chosen[side] = []
+        for task, number in wanted.items():
+            limit = number if side == "train" else counts["validation"] if number else 0
+            found = [record for record in kept if record["task"] == task][:limit]
+            if side == "train" and len(found) < number:
+                sys.exit(f"{number} examples of {task} are wanted, but the data gives {len(found)}")
+            chosen[side] += found
+        output = inputs.folder / f"{side}_tokens"
+        output.mkdir()
+        write_jsonl(output / TOKENS_FILE, chosen[side])
+    return chosen["train"]
+
+
+def make_tiny_model(folder: Path) -> Path:
+    """Make the model of the test suite: a random Llama of 0.2 M parameters, a BPE tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train([str(SAMPLES / "trivia.csv"), str(SAMPLES / "cot.jsonl")], trainer)
+    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=800,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
