@@ -2,8 +2,8 @@
 
     <folder>/base_model/  train_tokens/tokens.jsonl  val_tokens/tokens.jsonl
 
-Trivia is the Open Trivia Database where `$FT_REAL_DATA` has it (opentdb/), else the bundled sample;
-chains of thought are the bundled samples. Run as a script, it does the work in a process of its own:
+Trivia and chains of thought are real where `$FT_REAL_DATA` has them (opentdb/, medical_o1/), else
+the bundled samples. Run as a script, it does the work in a process of its own:
 
     python benchmarks/training_inputs.py <folder> '{"model": "tiny", "trivia": 96}'
 """
@@ -93,7 +93,8 @@ def write_examples(folder: Path, counts: dict[str, Any]) -> None:
     raw = {"trivia": RawSource(declared, {"trivia.csv": write_trivia(folder, counts)})}
     inputs = [ExampleInput(source="trivia", parser="trivia", templates=("quiz_question",))]
     if counts["thoughts"]:
-        raw["cot"] = RawSource(declared, {"cot.jsonl": SAMPLES / "cot.jsonl"})
+        thoughts = find_thoughts()
+        raw["cot"] = RawSource(declared, {thoughts.name: thoughts})
         inputs.append(ExampleInput(source="cot", parser="cot", templates=("chain_of_thought",)))
     settings = Examples(inputs=tuple(inputs), split=Split(validation_fraction=0.2))
     build_examples(settings, raw, folder)
@@ -111,6 +112,11 @@ def write_trivia(folder: Path, counts: dict[str, Any]) -> Path:
     with target.open("w", encoding="utf-8", newline="") as opened:
         csv.writer(opened).writerows(rows)
     return target
+
+
+def find_thoughts() -> Path:
+    real = sorted(Path(os.environ.get("FT_REAL_DATA", "/-")).glob("medical_o1/*.json"))
+    return real[0] if real else SAMPLES / "cot.jsonl"
 
 
 def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any]]:

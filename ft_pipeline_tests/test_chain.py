@@ -29,6 +29,9 @@ HUB_MODEL = f"base_model={{id: meta-llama/Llama-3.2-1B, revision: {COMMIT}}}"
 OTHER_REVISION = f"base_model={{id: meta-llama/Llama-3.2-1B, revision: {OTHER_COMMIT}}}"
 OTHER_ID = f"base_model={{id: meta-llama/Llama-3.2-3B, revision: {COMMIT}}}"
 
+BOTTLENECK = ("training.method=bottleneck",)
+EVALUATED = ("training.eval_steps=20", "training.save_steps=20")
+
 RAW = {"raw_trivia", "raw_cot"}
 EXAMPLES = {"prompt_completions"}
 BASE = {"base_model"}
@@ -101,12 +104,36 @@ CHANGES: dict[str, Change] = {
     "tokens.over_length": change("tokens.over_length=error", TOKENS),
     "training.backend": change("training.backend=transformers", MODEL),
     "training.method": change("training.method=lora", MODEL | ANSWERS),
+    "training.quantization": change(
+        "training.quantization=int8", MODEL | ANSWERS, before=("training.method=lora",)
+    ),
     "training.double_quantization": change("training.double_quantization=false", MODEL | ANSWERS),
     "training.lora.r": change("training.lora.r=3", MODEL),
     "training.lora.alpha": change("training.lora.alpha=7", MODEL),
     "training.lora.dropout": change("training.lora.dropout=0.35", MODEL),
     "training.lora.bias": change("training.lora.bias=all", MODEL),
     "training.lora.target_modules": change("training.lora.target_modules=[q_proj]", MODEL),
+    "training.lora.layers": change("training.lora.layers=[1, 2]", MODEL),
+    "training.lora.init": change("training.lora.init=gaussian", MODEL),
+    "training.bottleneck.size": change("training.bottleneck.size=7", MODEL, before=BOTTLENECK),
+    "training.bottleneck.activation": change(
+        "training.bottleneck.activation=relu", MODEL, before=BOTTLENECK
+    ),
+    "training.bottleneck.placement": change(
+        "training.bottleneck.placement=mlp", MODEL, before=BOTTLENECK
+    ),
+    "training.batching": change("training.batching=packed", MODEL),
+    "training.eval_steps": change("training.eval_steps=20", MODEL),
+    # How often it is saved decides nothing, unless the best of the saved is taken.
+    "training.save_steps": change("training.save_steps=40", set()),
+    "training.keep_checkpoints": change("training.keep_checkpoints=7", set()),
+    "training.spike_factor": change("training.spike_factor=7", set()),
+    "training.best_checkpoint": change("training.best_checkpoint=true", MODEL, before=EVALUATED),
+    "training.early_stopping": change("training.early_stopping=3", MODEL, before=EVALUATED),
+    "tracking.wandb.project": change("tracking.wandb={project: mine}", set()),
+    "tracking.wandb.entity": change("tracking.wandb={entity: me}", set()),
+    "tracking.mlflow.tracking_uri": change("tracking.mlflow={tracking_uri: runs}", set()),
+    "tracking.mlflow.experiment": change("tracking.mlflow={experiment: mine}", set()),
     "training.learning_rate": change("training.learning_rate=7e-7", MODEL),
     "training.epochs": change("training.epochs=7", MODEL),
     "training.max_steps": change("training.max_steps=777", MODEL),
@@ -154,7 +181,8 @@ def _find_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
         return annotation, ""
     for inner in typing.get_args(annotation):
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            return inner, "0."
+            optional = type(None) in typing.get_args(annotation)
+            return inner, "" if optional else "0."
     return None, ""
 
 
@@ -243,6 +271,28 @@ def test_a_changed_source_changes_exactly_the_assets_that_read_it(
     declared["trivia"][field] = value
     file.write_text(yaml.safe_dump(declared), encoding="utf-8")
     assert find_changed(before, load_chain(project, "quiz", overrides)) == assets
+
+
+@pytest.mark.parametrize(
+    ("overrides", "read"),
+    [
+        ((), False),
+        (("training.eval_steps=20",), True),
+        ((*EVALUATED, "training.best_checkpoint=true"), True),
+    ],
+)
+def test_the_validation_side_is_read_in_training_only_where_the_recipe_evaluates(
+    project: Project, overrides: tuple[str, ...], read: bool
+) -> None:
+    chain = load_chain(project, "quiz", {"quiz": overrides})
+    assert ("val_tokens" in chain.inputs("finetuned_model")) == read
+
+
+def test_save_steps_count_where_the_best_is_taken(project: Project) -> None:
+    best = (*EVALUATED, "training.best_checkpoint=true")
+    before = load_chain(project, "quiz", {"quiz": best})
+    after = load_chain(project, "quiz", {"quiz": (*best, "training.save_steps=40")})
+    assert find_changed(before, after) == MODEL
 
 
 def test_the_default_recipe_has_plain_keys(project: Project) -> None:

@@ -68,7 +68,9 @@ def plain_losses(inputs: WorkerInputs, **settings: Any) -> list[float]:
     from ft_pipeline.worker.methods import Backend, prepare
     from ft_pipeline.worker.tokens import read_tokens
 
-    chosen = Training.model_validate(SETTINGS | GENTLE | settings | {"gradient_checkpointing": False})
+    chosen = Training.model_validate(
+        SETTINGS | GENTLE | settings | {"gradient_checkpointing": False}
+    )
     set_seed(chosen.seed)
     fp32 = Backend("transformers", "")
     model, _ = prepare(fp32, inputs.base_model, chosen, torch.float32, longest=512)

@@ -1,0 +1,370 @@
+"""The trainings that benchmarks/training.py compares, each run in a process of its own.
+
+    python benchmarks/contestants.py <contestant> '{"inputs": "…", "out": "…", "method": "qlora", …}'
+
+The last line of the output is a JSON object. `seconds` is the training loop alone, from the
+trainer's on_train_begin to its on_train_end, for all of them; `peak_mb` is the whole process.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training_inputs import Inputs
+
+THREADS = int(os.environ.get("FT_THREADS", "2"))
+PADDED_LENGTH = 512  # of the guide
+# The same for all; dropout is 0 because unsloth is made for that.
+LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.0}
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 5e-4,
+    "batch_size": 4,
+    "gradient_accumulation": 2,
+    "weight_decay": 0.0,
+    "lora": LORA,
+    "seed": 42,
+    "save_steps": 1_000_000,
+}
+
+Given = dict[str, Any]
+
+
+def main() -> None:
+    import_first(sys.argv[1])
+    import torch
+
+    torch.set_num_threads(THREADS)
+    given = json.loads(sys.argv[2])
+    found = CONTESTANTS[sys.argv[1]](given)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print("\n" + json.dumps({"peak_mb": round(peak), **found}))
+
+
+def import_first(contestant: str) -> None:
+    """Import unsloth before transformers and trl, which it patches."""
+    if contestant == "unsloth":
+        import unsloth  # noqa: F401
+
+
+class Stopwatch:
+    """Times the loop of every trainer that is derived from transformers'."""
+
+    def __init__(self) -> None:
+        from transformers.trainer_callback import CallbackHandler
+
+        self.seconds = 0.0
+        begin, end = CallbackHandler.on_train_begin, CallbackHandler.on_train_end
+
+        def on_train_begin(*given: Any) -> Any:
+            self._start = time.perf_counter()
+            return begin(*given)
+
+        def on_train_end(*given: Any) -> Any:
+            self.seconds = time.perf_counter() - self._start
+            return end(*given)
+
+        CallbackHandler.on_train_begin = on_train_begin
+        CallbackHandler.on_train_end = on_train_end
+
+
+def train_ours(given: Given) -> dict[str, Any]:
+    """Train by the worker's own code; `settings` are laid over those common to all."""
+    from ft_pipeline.recipe import Training
+    from ft_pipeline.tasks import TrainTask
+    from ft_pipeline.worker.train import run
+
+    inputs, out = Inputs(Path(given["inputs"])), Path(given["out"])
+    asked = {"method": given["method"], "max_steps": given["steps"], **given.get("settings", {})}
+    task = TrainTask(
+        base_model=inputs.base_model,
+        train_tokens=inputs.train_tokens,
+        settings=Training.model_validate(SETTINGS | asked),
+        output=out,
+        checkpoints=out / "checkpoints",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    if asked.get("backend") == "unsloth":
+        import unsloth  # noqa: F401
+    watch, saves = Stopwatch(), time_saves()
+    keep_initial(out / "initial.safetensors")
+    report = run(task)["metadata"]
+    return {
+        "seconds": round(watch.seconds, 2),
+        "tokens": report["tokens"],
+        "seconds_saving": round(sum(saves), 3),
+        "saves": len(saves),
+        "dtype": report["dtype"],
+        "batching": report["batching"],
+    }
+
+
+def time_saves() -> list[float]:
+    """Return a list that will hold the seconds of each checkpoint."""
+    from ft_pipeline.worker.trainer import FineTuner
+
+    saves: list[float] = []
+    save = FineTuner.save
+
+    def timed(trainer: Any) -> None:
+        start = time.perf_counter()
+        save(trainer)
+        saves.append(time.perf_counter() - start)
+
+    FineTuner.save = timed  # type: ignore[method-assign]
+    return saves
+
+
+def keep_initial(target: Path) -> None:
+    """Write the parameters with which a session begins, for a plain loop to begin with them."""
+    from safetensors.torch import save_file
+
+    from ft_pipeline.worker.session import Session
+
+    begin = Session.__init__
+
+    def init(session: Any, *given: Any) -> None:
+        begin(session, *given)
+        save_file(session.initial, target)
+
+    Session.__init__ = init  # type: ignore[method-assign]
+
+
+def train_plainly(given: Given) -> dict[str, Any]:
+    """Train in fp32 by a loop of AdamW, one example after the other; return its losses.
+
+    The batches are those of the project's plan, the initial parameters those of `initial`.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from ft_pipeline.recipe import Training
+    from ft_pipeline.worker.batches import plan_epoch
+    from ft_pipeline.worker.methods import Backend, prepare
+    from ft_pipeline.worker.tokens import read_tokens
+
+    inputs = Inputs(Path(given["inputs"]))
+    chosen = Training.model_validate(SETTINGS | given["settings"])
+    records = read_tokens(inputs.train_tokens)
+    model, _ = prepare(Backend("transformers", ""), inputs.base_model, chosen, torch.float32, 1)
+    model.train()
+    initial = load_file(given["initial"])
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if set(trained) != set(initial):
+        sys.exit(f"other parameters are trained: {sorted(set(trained) ^ set(initial))[:4]} …")
+    for name, parameter in trained.items():
+        parameter.data = initial[name].float()
+    optimizer = torch.optim.AdamW(trained.values(), lr=chosen.learning_rate, weight_decay=0.0)
+    size = chosen.batch_size * chosen.gradient_accumulation
+    lengths = [len(record["input_ids"]) for record in records]
+    losses = []
+    for step in plan_epoch(lengths, size, "plain", chosen.seed, 0)[: given["steps"]]:
+        count = sum(label != -100 for number in step for label in records[number]["labels"][1:])
+        total = 0.0
+        for number in step:
+            ids = torch.tensor([records[number]["input_ids"]])
+            labels = torch.tensor(records[number]["labels"][1:])
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+            loss.backward()
+            total += float(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return {"losses": losses}
+
+
+def train_trl(given: Given) -> dict[str, Any]:
+    """A bare script: SFTTrainer on the same tokens.
+
+    `flavour` plain: our settings (fp32, no checkpointing). defaults: what SFTTrainer and SFTConfig
+    choose themselves, and bf16 as NF4's compute dtype, as TRL's documentation has it. bf16: the
+    base in bf16 and no checkpointing; no autocast on NF4, which would learn badly.
+    """
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
+    from trl import SFTTrainer
+
+    flavour, nf4 = given["flavour"], given["method"] == "qlora"
+    dtype = torch.float32 if flavour == "plain" else torch.bfloat16
+    loading: dict[str, Any] = {} if flavour == "defaults" else {"dtype": dtype}
+    if nf4:
+        loading["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    switches: dict[str, Any] = {"model_init_kwargs": loading}
+    if flavour != "defaults":
+        switches |= {"gradient_checkpointing": False, "bf16": False}
+    set_seed(SETTINGS["seed"])
+    base = str(Inputs(Path(given["inputs"])).base_model)
+    trainer = SFTTrainer(
+        model=base,
+        args=make_config(given, **switches),
+        train_dataset=load_dataset(given),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        peft_config=LoraConfig(
+            r=LORA["r"],
+            lora_alpha=LORA["alpha"],
+            lora_dropout=LORA["dropout"],
+            target_modules=MODULES,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    return fit(trainer, given)
+
+
+def train_unsloth(given: Given) -> dict[str, Any]:
+    """unsloth's CPU path, without its checkpointing, in the dtype that this CPU is fastest in."""
+    import torch
+    from trl import SFTTrainer
+    from unsloth import FastLanguageModel
+
+    from ft_pipeline.worker.hardware import choose_dtype
+
+    dtype = choose_dtype("auto")
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=str(Inputs(Path(given["inputs"])).base_model),
+        max_seq_length=PADDED_LENGTH,
+        dtype=dtype,
+        load_in_4bit=given["method"] == "qlora",
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=LORA["r"],
+        lora_alpha=LORA["alpha"],
+        lora_dropout=LORA["dropout"],
+        target_modules=MODULES,
+        use_gradient_checkpointing=False,
+        random_state=SETTINGS["seed"],
+    )
+    bf16 = dtype == torch.bfloat16 and given["method"] != "qlora"
+    trainer = SFTTrainer(
+        model=model,
+        args=make_config(given, gradient_checkpointing=False, bf16=bf16),
+        train_dataset=load_dataset(given),
+        processing_class=tokenizer,
+    )
+    return fit(trainer, given) | {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def train_as_the_guide(given: Given) -> dict[str, Any]:
+    """transformers' Trainer in fp32: everything padded to 512 tokens and trained on."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForCausalLM,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
+
+    set_seed(SETTINGS["seed"])
+    base = Inputs(Path(given["inputs"])).base_model
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = LoraConfig(
+        r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=MODULES, task_type="CAUSAL_LM"
+    )
+    pad_id = int(model.config.pad_token_id)
+    arguments = TrainingArguments(**list_arguments(given))
+    trainer = Trainer(
+        model=get_peft_model(model, config),
+        args=arguments,
+        train_dataset=load_dataset(given).map(lambda record: pad(record, pad_id)),
+        data_collator=default_data_collator,
+    )
+    return fit(trainer, given)
+
+
+def pad(record: dict[str, Any], pad_id: int) -> dict[str, Any]:
+    ids = record["input_ids"][:PADDED_LENGTH]
+    missing = PADDED_LENGTH - len(ids)
+    padded = ids + [pad_id] * missing
+    mask = [1] * len(ids) + [0] * missing
+    return {"input_ids": padded, "attention_mask": mask, "labels": padded}
+
+
+def load_dataset(given: Given) -> Any:
+    from datasets import Dataset, disable_progress_bars
+
+    from ft_pipeline.worker.tokens import read_tokens
+
+    disable_progress_bars()
+    records = read_tokens(Inputs(Path(given["inputs"])).train_tokens)
+    return Dataset.from_list([{n: r[n] for n in ("input_ids", "labels")} for r in records])
+
+
+def make_config(given: Given, **switches: Any) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(**list_arguments(given), **switches)
+
+
+def list_arguments(given: Given) -> dict[str, Any]:
+    """Return the training arguments that all have in common; the rest is the library's default."""
+    return {
+        "output_dir": str(Path(given["out"]) / "trainer"),
+        "per_device_train_batch_size": SETTINGS["batch_size"],
+        "gradient_accumulation_steps": SETTINGS["gradient_accumulation"],
+        "learning_rate": SETTINGS["learning_rate"],
+        "weight_decay": SETTINGS["weight_decay"],
+        "max_steps": given["steps"],
+        "seed": SETTINGS["seed"],
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def fit(trainer: Any, given: Given) -> dict[str, Any]:
+    watch = Stopwatch()
+    trainer.train()
+    trainer.model.save_pretrained(given["out"])
+    tokens = sum(len(record["input_ids"]) for record in load_dataset(given))
+    return {"seconds": round(watch.seconds, 2), "tokens": tokens}
+
+
+def score_all(given: Given) -> dict[str, Any]:
+    """Return the validation loss of each adapter, and without one, on the base trained on."""
+    import torch
+
+    from ft_pipeline.worker.evaluate import adapted, score
+    from ft_pipeline.worker.models import load_base
+    from ft_pipeline.worker.tokens import read_tokens
+
+    inputs = Inputs(Path(given["inputs"]))
+    quantization = "nf4" if given["method"] == "qlora" else "none"
+    base = load_base(inputs.base_model, quantization, True, torch.float32)
+    if quantization == "nf4":
+        base = base.dequantize(torch.float32)
+    base.eval()
+    records = read_tokens(inputs.val_tokens)
+    losses = {}
+    for name, folder in given["adapters"].items():
+        with adapted(base, Path(folder) if folder else None) as subject:
+            scored = score(subject, records, int(base.config.pad_token_id))
+        losses[name] = sum(r["loss"] for r in scored) / sum(r["tokens"] for r in scored)
+    return {"losses": losses}
+
+
+CONTESTANTS: dict[str, Callable[[Given], dict[str, Any]]] = {
+    "ours": train_ours,
+    "plain_loop": train_plainly,
+    "trl": train_trl,
+    "unsloth": train_unsloth,
+    "guide": train_as_the_guide,
+    "score": score_all,
+}
+
+if __name__ == "__main__":
+    main()
