@@ -1,0 +1,156 @@
+"""Too little memory: the ladder of smaller forward passes, and the estimate before the start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.estimate import count_parameters, count_trainable, estimate_training
+from ft_pipeline.jsonl import write_jsonl
+from ft_pipeline.recipe import Training
+from ft_pipeline.worker.memory import Rung, list_rungs
+from ft_pipeline_tests.worker.conftest import WorkerInputs
+from ft_pipeline_tests.worker.training import SETTINGS, Trained, train_here, write_task
+
+
+@pytest.mark.parametrize(
+    ("settings", "rungs"),
+    [
+        ((4, 4), [(4, 4), (2, 8), (1, 16), (1, 16)]),
+        ((6, 1), [(6, 1), (3, 2), (1, 6), (1, 6)]),
+        ((1, 8), [(1, 8), (1, 8)]),
+    ],
+)
+def test_each_rung_has_the_effective_batch(
+    settings: tuple[int, int], rungs: list[tuple[int, int]]
+) -> None:
+    size, accumulation = settings
+    found = list_rungs(Training(batch_size=size, gradient_accumulation=accumulation))
+    assert [(rung.batch_size, rung.gradient_accumulation) for rung in found] == rungs
+    assert [rung.gradient_checkpointing for rung in found] == [False] * (len(rungs) - 1) + [True]
+
+
+def test_a_resumed_training_begins_on_the_rung_of_its_checkpoint() -> None:
+    settings = Training(batch_size=4, gradient_accumulation=4)
+    assert list_rungs(settings, Rung(1, 16, False)) == [Rung(1, 16, False), Rung(1, 16, True)]
+
+
+LIMITED = """
+import resource, sys
+import ft_pipeline.worker.models, ft_pipeline.worker.session, peft.tuners.lora
+import ft_pipeline.worker.plots, ft_pipeline.worker.tokens, torch._dynamo, email.parser
+import transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto
+import torchao.quantization, importlib.metadata
+importlib.metadata.version("bitsandbytes")
+from ft_pipeline.worker.__main__ import main
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+limit = now + int(sys.argv.pop(1)) * 1_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main())
+"""
+
+
+def train_limited(config: Path, megabytes: int) -> tuple[int, str]:
+    """Train in a child that gets so much more address space once its libraries are there."""
+    command = [sys.executable, "-c", LIMITED, str(megabytes), "train", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def long_inputs(inputs: WorkerInputs, tmp_path: Path) -> WorkerInputs:
+    """64 examples of 900 tokens each."""
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    records = [
+        {
+            "example_id": f"example{n}",
+            "task": "quiz_question",
+            "input_ids": [1, *((7 * n + i) % 700 + 50 for i in range(898)), 2],
+            "labels": [-100] * 100 + [(7 * n + i) % 700 + 50 for i in range(799)] + [2],
+        }
+        for n in range(64)
+    ]
+    write_jsonl(tokens / "tokens.jsonl", records)
+    return WorkerInputs(inputs.base_model, {}, tokens, inputs.val_tokens)
+
+
+LADDER: dict[str, Any] = {"batch_size": 32, "max_steps": 2, "learning_rate": 1e-3}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by Linux' rlimit")
+def test_a_training_that_does_not_fit_goes_down_the_ladder(
+    long_inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    whole = train_here(write_task(long_inputs, tmp_path / "whole", **LADDER))
+    config = write_task(long_inputs, tmp_path / "small", **LADDER)
+    code, log = train_limited(config, 700)
+    assert code == 0, log[-3000:]
+    report = Trained(tmp_path / "small", 0, log).report
+    outcomes = [rung["outcome"] for rung in report["memory_ladder"]]
+    assert outcomes[0] == "out of memory"
+    assert outcomes[-1] == "fits"
+    assert report["batch_size"] * report["gradient_accumulation"] == 32
+    assert report["batch_size"] < 32
+    # The same steps: only the order of sums differs.
+    assert report["final_loss"] == pytest.approx(whole.report["final_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by Linux' rlimit")
+def test_a_training_that_fits_on_no_rung_shows_what_was_tried(
+    long_inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    config = write_task(long_inputs, tmp_path / "run", **LADDER | {"batch_size": 2})
+    code, log = train_limited(config, 75)
+    assert code == 1, log[-3000:]
+    assert "memory is too small for this training. Tried:" in log
+    assert "    1             2         yes  out of memory" in log
+
+
+def test_the_estimate_counts_the_parameters_that_there_are(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    assert sum(count_parameters(config)) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "lora"},
+        {"method": "dora", "lora": {"r": 4, "alpha": 8, "target_modules": "attention"}},
+        {"method": "lora", "lora": {"r": 2, "alpha": 8, "layers": [1, 2]}},
+        {"method": "bottleneck", "bottleneck": {"size": 8}},
+        {"method": "full"},
+    ],
+    ids=lambda settings: str(settings["method"]),
+)
+def test_the_estimate_counts_the_trained_weights_that_there_are(
+    inputs: WorkerInputs, tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    trained = train_here(write_task(inputs, tmp_path, max_steps=2, **settings))
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    expected = count_trainable(Training.model_validate(SETTINGS | settings), config)
+    assert trained.report["trainable_parameters"] == expected
+
+
+def test_less_memory_is_estimated_for_what_takes_less(tiny_model: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    tokens = {"max": 500, "tokens": 40_000, "trained_tokens": 20_000, "kept": 200}
+
+    def megabytes(**settings: Any) -> float:
+        chosen = Training.model_validate(settings)
+        return estimate_training(chosen, config, tokens, 100, "fp32").total_mb
+
+    assert megabytes(method="qlora") < megabytes(method="lora") < megabytes(method="full")
+    assert (
+        megabytes(gradient_checkpointing=True) < megabytes(batch_size=4) < megabytes(batch_size=9)
+    )
