@@ -182,7 +182,8 @@ def train_plainly(given: Given) -> dict[str, Any]:
 def train_trl(given: Given) -> dict[str, Any]:
     """A bare script: SFTTrainer on the same tokens.
 
-    `flavour` plain: our settings (fp32, no checkpointing). defaults: what SFTTrainer and SFTConfig
+    `flavour` plain: our settings (fp32, no checkpointing), the adapter put back to fp32, which trl
+    rounds to bf16 on a quantized base (and a CPU without AMX is slow in it). defaults: what SFTTrainer and SFTConfig
     choose themselves, and bf16 as NF4's compute dtype, as TRL's documentation has it. bf16: the
     base in bf16 and no checkpointing; no autocast on NF4, which would learn badly.
     """
@@ -219,6 +220,10 @@ def train_trl(given: Given) -> dict[str, Any]:
             task_type="CAUSAL_LM",
         ),
     )
+    if flavour == "plain":
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     return fit(trainer, given)
 
 

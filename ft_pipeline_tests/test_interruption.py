@@ -23,8 +23,8 @@ from ft_pipeline_tests.conftest import TinyProject
 
 pytestmark = pytest.mark.slow
 
-# Another fingerprint than the built one, and far more steps than the test waits for.
-LONG = {"FT_OVERRIDES": "training.epochs=2000"}
+# Another fingerprint than the built one, and more steps than the test waits for.
+LONG = {"FT_OVERRIDES": "training.max_steps=150 training.save_steps=10"}
 COMMAND = ["dagster", "asset", "materialize", "--select", "finetuned_model"]
 
 
@@ -68,7 +68,7 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
 ) -> None:
     whole = sorted(project.store.rglob("manifest.json"))
     command = start(project)
-    wait_until(lambda: training_steps(project) > 1, "the training")
+    wait_until(lambda: training_steps(project) > 12, "the training")
     assert processes_of(project, "ft_pipeline.worker")
     os.kill(command.pid, sign)
     code = command.wait(timeout=60)
@@ -77,9 +77,19 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
     assert sorted(project.store.rglob("manifest.json")) == whole
     if sign != signal.SIGKILL:
         assert not list(project.store.rglob("*.draft-*"))
-    # The next run neither waits for a dead owner nor uses what was left.
-    done = project.run(*COMMAND, FT_OVERRIDES="training.epochs=2000 training.max_steps=12")
+    # The next run neither waits for a dead owner nor uses what was left, but the checkpoint.
+    done = project.run(*COMMAND, **LONG)
     assert done.returncode == 0, done.stderr[-2000:]
+    reports = [
+        read_report(file) for file in project.store.glob("finetuned_model/*/meta/report.json")
+    ]
+    (report,) = [report for report in reports if report["steps"] == 150]
+    assert report["resumed_from_step"] >= 10
+    assert not list((project.store / "checkpoints").rglob("step-*"))
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def free_port() -> int:
@@ -159,6 +169,7 @@ def test_cancel_in_the_ui_ends_the_worker(project: TinyProject) -> None:
             60,
         )
         assert not list(project.store.rglob("*.draft-*"))
+        assert list((project.store / "checkpoints").rglob("step-*/complete.json"))
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=60)
