@@ -24,7 +24,7 @@ from ft_pipeline_tests.conftest import TinyProject
 pytestmark = pytest.mark.slow
 
 # Another fingerprint than the built one, and more steps than the test waits for.
-LONG = {"FT_OVERRIDES": "training.max_steps=150 training.save_steps=10"}
+LONG = {"FT_OVERRIDES": "training.max_steps=60 training.save_steps=5"}
 COMMAND = ["dagster", "asset", "materialize", "--select", "finetuned_model"]
 
 
@@ -68,7 +68,7 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
 ) -> None:
     whole = sorted(project.store.rglob("manifest.json"))
     command = start(project)
-    wait_until(lambda: training_steps(project) > 12, "the training")
+    wait_until(lambda: training_steps(project) > 7, "the training")
     assert processes_of(project, "ft_pipeline.worker")
     os.kill(command.pid, sign)
     code = command.wait(timeout=60)
@@ -83,8 +83,8 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
     reports = [
         read_report(file) for file in project.store.glob("finetuned_model/*/meta/report.json")
     ]
-    (report,) = [report for report in reports if report["steps"] == 150]
-    assert report["resumed_from_step"] >= 10
+    (report,) = [report for report in reports if report["steps"] == 60]
+    assert report["resumed_from_step"] >= 5
     assert not list((project.store / "checkpoints").rglob("step-*"))
 
 

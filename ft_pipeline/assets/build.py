@@ -175,7 +175,7 @@ def _refuse_training(name: str, request: Request) -> None:
 
 
 def _publish(draft: Draft, chain: Chain, checks: Sequence[Check], run_id: str) -> Artifact:
-    if "adapter_config.json" in {p.name for p in draft.path.iterdir()}:
+    if draft.asset.rpartition("/")[2] in TRAINED_ASSETS:
         write_receipt(draft, chain.store)
     preview = draft.preview()
     results = [check.run(preview, draft.inputs) for check in checks]

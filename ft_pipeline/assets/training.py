@@ -169,7 +169,7 @@ def _adapter_has_changed(artifact: Artifact, inputs: Mapping[str, Artifact]) -> 
 
 def _adapter_loads(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     loads = artifact.read_json(REPORT_FILE)["adapter_loads"]
-    return Verdict(loads, "plain peft read back every tensor equal" if loads else "it does not")
+    return Verdict(loads, "every tensor was read back equal" if loads else "it does not")
 
 
 TOKEN_COLUMNS = {
@@ -212,5 +212,9 @@ MODEL_CHECKS = [
         "The trained adapter differs from its initial state.",
         _adapter_has_changed,
     ),
-    Check("adapter_loads", "The saved adapter loads with plain peft.", _adapter_loads),
+    Check(
+        "adapter_loads",
+        "The saved adapter loads with plain peft (a whole model with transformers).",
+        _adapter_loads,
+    ),
 ]
