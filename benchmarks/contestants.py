@@ -1,6 +1,6 @@
 """The trainings that benchmarks/training.py compares, each run in a process of its own.
 
-    python benchmarks/contestants.py <contestant> '{"inputs": "…", "out": "…", "method": "qlora", …}'
+    python benchmarks/contestants.py <contestant> '{"inputs": "…", "out": "…", …}'
 
 The last line of the output is a JSON object. `seconds` is the training loop alone, from the
 trainer's on_train_begin to its on_train_end, for all of them; `peak_mb` is the whole process.
@@ -183,9 +183,10 @@ def train_trl(given: Given) -> dict[str, Any]:
     """A bare script: SFTTrainer on the same tokens.
 
     `flavour` plain: our settings (fp32, no checkpointing), the adapter put back to fp32, which trl
-    rounds to bf16 on a quantized base (and a CPU without AMX is slow in it). defaults: what SFTTrainer and SFTConfig
-    choose themselves, and bf16 as NF4's compute dtype, as TRL's documentation has it. bf16: the
-    base in bf16 and no checkpointing; no autocast on NF4, which would learn badly.
+    rounds to bf16 on a quantized base (and a CPU without AMX is slow in it). defaults: what
+    SFTTrainer and SFTConfig choose themselves, and bf16 as NF4's compute dtype, as TRL's
+    documentation has it. bf16: the base in bf16 and no checkpointing; no autocast on NF4, which
+    would learn badly.
     """
     import torch
     from peft import LoraConfig

@@ -90,9 +90,7 @@ def finish(config: Path) -> Path:
     return config.parent / "output"
 
 
-def kill_once(
-    inputs: Inputs, folder: Path, mode: str, step: int, seconds: float
-) -> dict[str, Any]:
+def kill_once(inputs: Inputs, folder: Path, mode: str, step: int, seconds: float) -> dict[str, Any]:
     """Kill a training so many seconds behind a step, and repeat it to its end.
 
     Step 0 is before the first one. Raises SystemExit where the training ended before the kill.

@@ -154,9 +154,7 @@ def measure_start(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
     found: Table = {}
     for method in ("qlora", "lora"):
         if only in method:
-            runs = [
-                time_start(inputs, folder / f"{method}{n}", method) for n in range(steps or 5)
-            ]
+            runs = [time_start(inputs, folder / f"{method}{n}", method) for n in range(steps or 5)]
             found[method] = {"median_seconds": statistics.median(runs), "worst": max(runs)}
     show(found)
     return {"methods": found}
