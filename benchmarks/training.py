@@ -41,7 +41,7 @@ BOTH: dict[str, tuple[str, dict[str, Any]]] = {
     "TRL, its defaults": ("trl", {"flavour": "defaults"}),
     "unsloth, CPU": ("unsloth", {}),
 }
-PEERS = {"qlora": BOTH, "lora": {**BOTH, "the guide's way": ("guide", {})}}
+PEERS = {"qlora": {**BOTH}, "lora": {**BOTH, "the guide's way": ("guide", {})}}
 SMALL = {"batch_size": 2, "gradient_accumulation": 1}
 METHODS = ("qlora", "lora", "rslora", "dora", "bottleneck", "full")
 # How far a loss may leave that of the plain fp32 loop, relative, as in the test on the tiny model
@@ -55,9 +55,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, help="optimizer steps (36; --correct: 24)")
     parser.add_argument("--only", default="", help="contestants or combinations with this in them")
+    parser.add_argument("--skip", nargs="*", default=[], help="leave out what has this in its name")
+    parser.add_argument("--method", choices=list(PEERS), help="peers of this method alone")
     for name in MEASUREMENTS:
         parser.add_argument(f"--{name}", action="store_true", help=MEASUREMENTS[name].__doc__)
     arguments = parser.parse_args()
+    for method in [m for m in PEERS if arguments.method not in (None, m)]:
+        del PEERS[method]
+    for text in arguments.skip:
+        for contestants in PEERS.values():
+            for name in [name for name in contestants if text in name]:
+                del contestants[name]
     print(json.dumps({**describe(), "threads": int(FT_THREADS)}, indent=1))
     chosen = [name for name in MEASUREMENTS if getattr(arguments, name)] or ["peers"]
     failed = False
