@@ -36,7 +36,7 @@ dev: setup
 	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

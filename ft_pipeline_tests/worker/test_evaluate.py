@@ -77,17 +77,33 @@ def test_adapter_is_on_the_base_only_inside_its_block(
     assert score(base, records, pad_id=0) == alone
 
 
+def test_a_whole_model_takes_the_place_of_the_base(
+    base: Any, tiny_model: Path, inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    other = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight.mul_(3.0)
+    other.save_pretrained(tmp_path)
+    records = read_tokens(inputs.val_tokens)[:3]
+    alone = score(base, records, pad_id=0)
+    with adapted(base, tmp_path) as model:
+        assert score(model, records, pad_id=0) == score(other.eval(), records, pad_id=0) != alone
+    assert score(base, records, pad_id=0) == alone
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_one_run_evaluates_several_models(
-    inputs: WorkerInputs, adapter: Path, tmp_path: Path, method: str
+    inputs: WorkerInputs, adapter: Path, tmp_path: Path, quantization: str
 ) -> None:
     outputs = {"base_evaluation": None, "finetuned_evaluation": adapter}
     task = EvaluateTask(
         base_model=inputs.base_model,
         val_set=inputs.examples["val"],
         val_tokens=inputs.val_tokens,
-        method=method,
+        quantization=quantization,
         double_quantization=True,
         precision="fp32",
         generation=Generation(prompts_per_task=1, max_new_tokens=4),
