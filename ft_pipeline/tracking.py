@@ -13,6 +13,7 @@ environment: none is written to the configuration or the log.
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.sections.tracking import Tracking
 from ft_pipeline.settings import Section
 
+SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 END_SECONDS = 10.0
 FINISHED = b"finished\n"
 
@@ -148,3 +150,11 @@ def _kill(follower: Follower) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(follower.pid, signal.SIGKILL)
     follower.wait()
+
+
+def hide_secrets(text: str) -> str:
+    """Take out the values of SECRETS, and user names and passwords in addresses."""
+    for name in SECRETS:
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    return re.sub(r"://[^/@\s]*@", "://***@", text)

@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from ft_pipeline.follower import MetricsFile, flatten, hide_secrets
+from ft_pipeline.follower import MetricsFile
 from ft_pipeline.sections.tracking import Mlflow, Tracking, Wandb
-from ft_pipeline.tracking import follow
+from ft_pipeline.trackers import flatten
+from ft_pipeline.tracking import follow, hide_secrets
 
 WANDB_KEY = "0123456789abcdef" * 3
 PASSWORD = "correct-horse"
