@@ -21,11 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
 # So many rows are read for one example: a fifth goes to validation, duplicates fall out.
 SPARE = 3
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 Model = Literal["smollm2", "tiny"]
 
 
@@ -78,6 +73,9 @@ def make_base_model(target: Path, model: Model) -> None:
     target.mkdir(parents=True)
     choice = BaseModelChoice(embedded="smollm2-135m-instruct")
     if model == "tiny":
+        sys.path.insert(0, str(ROOT))  # the tests are no part of the installed package
+        from ft_pipeline_tests.tiny_model import make_tiny_model
+
         choice = BaseModelChoice(path=str(make_tiny_model(target.with_name("tiny_model"))))
     base_model.run(BaseModelTask(choice=choice, output=target))
 
@@ -147,44 +145,6 @@ def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any
         output.mkdir()
         write_jsonl(output / TOKENS_FILE, chosen[side])
     return chosen["train"]
-
-
-def make_tiny_model(folder: Path) -> Path:
-    """Make the model of the test suite: a random Llama of 0.2 M parameters, a BPE tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train([str(SAMPLES / "trivia.csv"), str(SAMPLES / "cot.jsonl")], trainer)
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=800,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from ft_pipeline.examples.database import quote, quote_name
-from ft_pipeline.examples.parse import normalize_label
 from ft_pipeline.examples.rows import RowReader
+from ft_pipeline.examples.values import normalize_label
 from ft_pipeline.recipe import ExampleInput, Examples
 
 # Columns of a batch that nobody needs behind the verdict.

@@ -24,17 +24,9 @@ import pyarrow.compute as pc
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.examples.columns import has_column, pick, resolve_columns
 from ft_pipeline.examples.formats import Block, read_blocks
-from ft_pipeline.examples.parse import (
-    LINE,
-    LINES,
-    PARSERS,
-    TEXT,
-    Field,
-    Parser,
-    read_identity,
-    read_line,
-)
+from ft_pipeline.examples.parse import LINE, LINES, PARSERS, Field, Parser
 from ft_pipeline.examples.text import fold_letters, neutralize_array
+from ft_pipeline.examples.values import TEXT, read_identity, read_line
 from ft_pipeline.sources.catalog import Source
 
 Result = TypeVar("Result")

@@ -4,7 +4,7 @@ Each rung halves the micro-batch and doubles the accumulation, so that an optimi
 the same examples; the last one recomputes activations as well.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -26,12 +26,7 @@ class Rung:
 
     def describe(self, outcome: str) -> dict[str, Any]:
         """Return it as a line of the receipt."""
-        return {
-            "batch_size": self.batch_size,
-            "gradient_accumulation": self.gradient_accumulation,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "outcome": outcome,
-        }
+        return {**asdict(self), "outcome": outcome}
 
 
 def list_rungs(settings: Training, start: Rung | None = None) -> list[Rung]:

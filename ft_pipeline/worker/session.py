@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ft_pipeline.worker.leave import Leave
 from ft_pipeline.worker.memory import Rung
 from ft_pipeline.worker.methods import turn_on_checkpointing
 from ft_pipeline.worker.packing import TOLERANCE, keeps_apart
+from ft_pipeline.worker.parameters import copy_trained, restore_trained
 from ft_pipeline.worker.progress import Display, Progress
 from ft_pipeline.worker.saving import loads_again, save_model, write_worst_examples
 from ft_pipeline.worker.trainer import (
@@ -31,9 +33,7 @@ from ft_pipeline.worker.trainer import (
     FineTuner,
     Watch,
     Work,
-    copy_trained,
     read_example_losses,
-    restore_trained,
 )
 
 METRICS_FILE = "meta/metrics.jsonl"
@@ -67,7 +67,6 @@ class Session:
         self.resumed_from: int | None = None
         self.batching: Batching = "plain"
         self.rung: Rung | None = None
-        self._worst: list[dict[str, Any]] = []
         self._example_losses = torch.zeros(len(records))
         logger.info("training: %s", self.steps)
         for note in self.steps.notes:
@@ -146,7 +145,7 @@ class Session:
             logger.warning("packed sequences would see each other here; grouped is used instead")
             self.batching = "grouped"
             trainer.work = Work(self.records, self.validation, "grouped", rung.batch_size, pad_id)
-        watch.resolved = {"rung": _as_dict(rung), "batching": self.batching}
+        watch.resolved = {"rung": asdict(rung), "batching": self.batching}
         return trainer
 
     def _first_choice(self, checkpoint: Path | None) -> Batching:
@@ -188,7 +187,7 @@ class Session:
             "quantization": self.settings.base_quantization,
             "dtype": str(self.dtype).removeprefix("torch."),
             "batching": self.batching,
-            **_as_dict(self.rung),
+            **asdict(self.rung),
             "effective_batch": self.steps.effective_batch,
             "steps_an_epoch": self.steps.steps_an_epoch,
             "notes": "; ".join(self.steps.notes) or "none",
@@ -219,14 +218,6 @@ class Session:
         worst = write_worst_examples(self.records, self._example_losses, WORST, output / WORST_FILE)
         save_model(self.model, self.tokenizer, method, self.task.base_model, output)
         return {"adapter_loads": loads_again(self.model, output), "worst_examples": worst}
-
-
-def _as_dict(rung: Rung) -> dict[str, Any]:
-    return {
-        "batch_size": rung.batch_size,
-        "gradient_accumulation": rung.gradient_accumulation,
-        "gradient_checkpointing": rung.gradient_checkpointing,
-    }
 
 
 def _read_resolved(checkpoint: Path) -> dict[str, Any]:

@@ -32,6 +32,12 @@ from ft_pipeline.worker.batches import (
 from ft_pipeline.worker.checkpoints import Checkpoints
 from ft_pipeline.worker.leave import Leaving
 from ft_pipeline.worker.losses import completion_loss, find_body_and_head, select_trained
+from ft_pipeline.worker.parameters import (
+    copy_trained,
+    is_unsloth,
+    restore_trained,
+    switch_to_evaluation,
+)
 from ft_pipeline.worker.progress import Display, Progress
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -74,7 +80,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         super().__init__(**given)
         self.settings, self.work, self.watch = settings, work, watch
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
-        self._parts = None if _is_unsloth(self.model) else find_body_and_head(self.model)
+        self._parts = None if is_unsloth(self.model) else find_body_and_head(self.model)
         self._step_loss: torch.Tensor | float = 0.0
         self._step_trained = self._step_tokens = 0
         self._step_start = monotonic()
@@ -239,7 +245,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch dropout and gradients off."""
-        _switch_to_evaluation(self.model)
+        switch_to_evaluation(self.model)
         with torch.no_grad():  # not inference_mode: what is cached would have no backward later
             yield
         self.model.train()
@@ -316,22 +322,6 @@ def read_example_losses(checkpoint: Path) -> torch.Tensor:
     return load_file(checkpoint / EXAMPLE_LOSSES_FILE)["losses"]
 
 
-def copy_trained(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of the trained parameters by name, on the CPU."""
-    return {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def restore_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Give trained parameters these values, in the dtype that they have there."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.data = weights[name].to(parameter.device, copy=True)
-
-
 def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the number of its example in the batch for each trained token: int64[trained]."""
     trained = inputs["labels"][:, 1:] != -100
@@ -339,20 +329,3 @@ def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return trained.nonzero()[:, 0]
     starts = (inputs["position_ids"][0] == 0).cumsum(0) - 1
     return starts[1:][trained[0]]
-
-
-def _switch_to_evaluation(model: Any) -> None:
-    """Turn dropout off; NF4 layers stay in training mode.
-
-    bitsandbytes 0.50 packs their weights for a CPU kernel without backward as soon as one computes
-    in evaluation mode without gradients (docs/decisions.md).
-    """
-    model.eval()
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit" and type(module).__module__.startswith("bits"):
-            module.training = True
-
-
-def _is_unsloth(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return hasattr(base, "max_seq_length") and hasattr(base, "for_training")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.examples.parse import (
+from ft_pipeline.examples.text import clean
+from ft_pipeline.examples.values import (
     expand_conversations,
     parse_list,
     parse_messages,
@@ -25,7 +26,6 @@ from ft_pipeline.examples.parse import (
     read_verbatim,
     to_text,
 )
-from ft_pipeline.examples.text import clean
 
 ANY = st.text(st.characters(codec="utf-8"), max_size=8)
 

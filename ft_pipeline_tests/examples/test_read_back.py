@@ -9,9 +9,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.examples.parse import REASONS, parse_list
+from ft_pipeline.examples.parse import REASONS
 from ft_pipeline.examples.templates import QuizItem, parse_quiz_items
 from ft_pipeline.examples.text import clean, neutralize
+from ft_pipeline.examples.values import parse_list
 from ft_pipeline_tests.examples.builds import (
     QUIZ,
     Record,

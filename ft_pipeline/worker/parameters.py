@@ -1,0 +1,39 @@
+"""The trained parameters of a model by name, and the modes that it can be in."""
+
+from typing import Any
+
+import torch
+
+
+def copy_trained(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of the trained parameters by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def restore_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Give trained parameters these values, in the dtype that they have there."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = weights[name].to(parameter.device, copy=True)
+
+
+def switch_to_evaluation(model: Any) -> None:
+    """Turn dropout off; NF4 layers stay in training mode.
+
+    bitsandbytes 0.50 packs their weights for a CPU kernel without backward as soon as one computes
+    in evaluation mode without gradients (docs/decisions.md).
+    """
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and type(module).__module__.startswith("bits"):
+            module.training = True
+
+
+def is_unsloth(model: Any) -> bool:
+    """Whether unsloth has prepared a model: its own fused loss is taken then."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return hasattr(base, "max_seq_length") and hasattr(base, "for_training")
