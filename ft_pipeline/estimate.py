@@ -51,12 +51,8 @@ class Estimate:
     def describe(self) -> dict[str, Any]:
         """Return it as metadata."""
         shown = {n: round(v) if isinstance(v, float) else v for n, v in asdict(self).items()}
-        del shown["operations"]
         named = {f"estimated_{n}": v for n, v in shown.items()}
-        return named | {
-            "estimated_memory_mb": round(self.total_mb),
-            "operations": self.operations,
-        }
+        return named | {"estimated_memory_mb": round(self.total_mb)}
 
     def __str__(self) -> str:
         return (
@@ -89,7 +85,7 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
 def _find_speed(chain: Chain, name: str) -> float | None:
     """Return the operations a second of the newest training of this asset, if there was one."""
     for manifest in chain.store.manifests(chain.asset(name)):
-        work = manifest.metadata.get("operations")
+        work = manifest.metadata.get("estimated_operations")
         seconds = manifest.metadata.get("seconds_training")
         if work and seconds:
             return float(work) / float(seconds)

@@ -104,7 +104,6 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
         estimated = estimate_chain(chain)
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
-            draft.metadata.update(estimated[1].describe())
         with follow(
             draft.path / "meta" / "metrics.jsonl",
             chain.recipe.tracking,
@@ -117,9 +116,10 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
         draft.metadata["learning_rate_curve"] = {"picture": "meta/learning_rate.png"}
         worst = report["metadata"].pop("worst_examples")
         draft.metadata["worst_examples"] = {"markdown": preview_table(worst)}
-        ladder = report["metadata"].pop("memory_ladder")
-        draft.metadata["memory_ladder"] = {"markdown": preview_table(ladder)}
+        del report["metadata"]["memory_ladder"]  # it is among what was resolved
         fill_from_report(draft, report)
+        if estimated is not None:
+            draft.metadata.update(estimated[1].describe())
 
     described = spec(
         chain,
