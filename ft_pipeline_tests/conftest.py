@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from ft_pipeline_tests.tiny_model import ROOT, SAMPLES, make_tiny_model
 
 # One thread: the models are tiny, and several processes run at once.
 os.environ.setdefault("FT_THREADS", "1")
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,7 +32,6 @@ from ft_pipeline import launch
 def leave(*_):
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, leave)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 launch.GRACE_SECONDS = 2.0
 folder = Path(sys.argv[1])
 command = [sys.executable, str(folder / "worker.py"), str(folder / "pids"), sys.argv[2]]

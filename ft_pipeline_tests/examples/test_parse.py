@@ -77,7 +77,7 @@ def test_a_list_with_values_that_are_no_text_is_read_or_refused(value: str) -> N
 
 def test_a_set_is_read_in_the_same_order_every_time() -> None:
     code = (
-        "from ft_pipeline.examples.parse import parse_list\n"
+        "from ft_pipeline.examples.values import parse_list\n"
         "print(parse_list(\"{'a', 'b', 'c', 'd', 'e'}\"))"
     )
     found = {
