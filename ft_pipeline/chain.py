@@ -13,7 +13,7 @@ from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_vers
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.forget import read_forgotten
 from ft_pipeline.project import DEFAULT_RECIPE, Project
-from ft_pipeline.recipe import BaseModelChoice, Recipe, list_recipes, load_recipe
+from ft_pipeline.recipe import BaseModelChoice, Recipe, Training, list_recipes, load_recipe
 from ft_pipeline.rules import RAW, RULES, Rule
 from ft_pipeline.sources.catalog import AnySource, load_sources
 from ft_pipeline.sources.files import list_local_files
@@ -71,13 +71,14 @@ class Chain:
     @property
     def names(self) -> tuple[str, ...]:
         """All assets of the chain, inputs before what reads them."""
-        return (*(f"raw_{source}" for source in self.recipe.sources), *RULES)
+        raw = (f"raw_{source}" for source in self.recipe.sources)
+        return (*raw, *(name for name, rule in RULES.items() if rule.wanted(self.recipe)))
 
     def rule(self, name: str) -> Rule:
         """Return the rule of an asset. Raises PipelineError with a near miss."""
         if name.startswith("raw_") and name.removeprefix("raw_") in self.recipe.sources:
             return RAW
-        if name not in RULES:
+        if name not in self.names:
             raise PipelineError(
                 f"no asset `{name}` in recipe {self.name}. Its assets: {', '.join(self.names)}."
                 f"{suggest(name, self.names)}"
@@ -109,9 +110,28 @@ class Chain:
         if self.rule(name) is RAW:
             plain = self.recipe.use_samples == self.default.use_samples
             return name if plain else name + ("_sample" if self.recipe.use_samples else "_full")
-        if name == "base_model":
-            return _base_model_asset(self.recipe.base_model, self.default.base_model)
+        if name in ("base_model", "teacher_model"):
+            return _base_model_asset(self.model_choice(name), self.default.base_model)
         return name if self.name == DEFAULT_RECIPE else f"{self.name}/{name}"
+
+    def model_choice(self, name: str) -> BaseModelChoice:
+        """Return which model an asset brings in: `base_model`, `teacher_model`, `student_model`."""
+        distillation = self.recipe.distillation
+        if name == "teacher_model" and distillation and distillation.teacher.model:
+            return distillation.teacher.model
+        if name == "student_model" and distillation and distillation.student.model:
+            return distillation.student.model
+        return self.recipe.base_model
+
+    def training(self, name: str) -> Training:
+        """Return how a trained asset is trained."""
+        if name == "finetuned_model" or self.recipe.distillation is None:
+            return self.recipe.training
+        return self.recipe.distillation.training
+
+    def trained_from(self, name: str) -> str:
+        """Return which asset a trained one starts from."""
+        return "base_model" if name == "finetuned_model" else "student_model"
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the declared settings that an asset reads, without upstream revisions."""
@@ -191,7 +211,7 @@ class Chain:
             failed = list(dict.fromkeys(failed))
             raise MissingInputs(self._explain_missing(name, failed + missing), tuple(failed))
         rule = self.rule(name)
-        watched = {*rule.more_inputs(self.recipe)} - {*rule.deciding(self.recipe)}
+        watched = rule.watched(self.recipe)
         ingredients = Ingredients(
             code_version=rule.code_version,
             settings=self.settings(name) | self._revision(name),
@@ -235,8 +255,9 @@ class Chain:
 
     def _revision(self, name: str) -> dict[str, Any]:
         """What is asked for beyond the declared settings: the revision of outside content."""
-        if name == "base_model" and self.recipe.base_model.path:
-            return {"revision": self._hash_local_model(self.recipe.base_model.path)}
+        if name in ("base_model", "teacher_model", "student_model"):
+            path = self._local_model(name)
+            return {"revision": self._hash_local_model(name, path)} if path else {}
         if name == "prompt_completions":
             return self._hash_side_files()
         if self.rule(name) is not RAW:
@@ -277,9 +298,15 @@ class Chain:
             found["held_out"] = hash_files(held_out, stamps)
         return found
 
-    def _hash_local_model(self, path: str) -> str:
+    def _local_model(self, name: str) -> str | None:
+        distillation = self.recipe.distillation
+        pruned = distillation is not None and distillation.student.prune is not None
+        return None if name == "student_model" and pruned else self.model_choice(name).path
+
+    def _hash_local_model(self, name: str, path: str) -> str:
         files = list_local_files(path, self.project.root)
-        stamps = self.project.store / "upstream" / f"{self.asset('base_model')}.stamp.json"
+        stamp = f"{self.asset(name).replace('/', '.')}.stamp.json"
+        stamps = self.project.store / "upstream" / stamp
         return hash_json(hash_files(files, stamps))
 
     def _explain_missing(self, name: str, problems: list[str]) -> str:

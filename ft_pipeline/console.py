@@ -228,7 +228,12 @@ def key_figure(name: str, artifact: Artifact) -> str:
         return str(m["model"])
     if name.endswith("_tokens"):
         return f"{m['tokens']} tokens, {m['trained_tokens']} trained, longest {m['max']}"
-    if name == "finetuned_model":
+    if name in ("teacher_model", "student_model"):
+        return f"{m['layers']} layers" + (f", {m['model']}" if "model" in m else "")
+    if name == "teacher_logits":
+        answered = f"{m['examples_answered']} examples asked, {m['examples_from_cache']} cached"
+        return f"{m['positions']} positions, {m['mass_inside_mean']:.0%} of the mass; {answered}"
+    if name in ("finetuned_model", "distilled_model", "ce_model"):
         return (
             f"loss {m['first_loss']:.2f} → {m['final_loss']:.2f} in {m['steps']} steps, "
             f"{m['tokens_per_second']:.0f} tokens/s"
@@ -236,7 +241,8 @@ def key_figure(name: str, artifact: Artifact) -> str:
     if name == "evaluation":
         base, tuned = m.get("base_valid_items_share"), m.get("finetuned_valid_items_share")
         shares = "" if base is None or tuned is None else f", valid items {base:.0%} → {tuned:.0%}"
-        return f"loss {m['base_loss']:.3f} → {m['finetuned_loss']:.3f}{shares}"
+        distilled = f", distilled {m['distilled_loss']:.3f}" if "distilled_loss" in m else ""
+        return f"loss {m['base_loss']:.3f} → {m['finetuned_loss']:.3f}{distilled}{shares}"
     return f"loss {m['loss']:.3f}, perplexity {m['perplexity']:.1f}"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.assets.build import asset_key
+from ft_pipeline.assets.distillation import define_distillation
 from ft_pipeline.assets.evaluation import define_evaluation
 from ft_pipeline.assets.examples import define_examples
 from ft_pipeline.assets.executor import build_executor
@@ -15,7 +16,13 @@ from ft_pipeline.chain import Chain, load_chains
 from ft_pipeline.project import find_project
 from ft_pipeline.recipe import split_overrides
 
-ROOMS = (define_sources, define_examples, define_training, define_evaluation)
+ROOMS = (
+    define_sources,
+    define_examples,
+    define_training,
+    define_distillation,
+    define_evaluation,
+)
 
 
 def build_definitions(chains: list[Chain]) -> dg.Definitions:

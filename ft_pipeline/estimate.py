@@ -68,10 +68,10 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
 
     Raises PipelineError where settings and examples contradict each other.
     """
-    base, tokens = chain.find("base_model"), chain.find("train_tokens")
+    base, tokens = chain.find(chain.trained_from(name)), chain.find("train_tokens")
     if base is None or tokens is None:
         return None
-    settings = chain.recipe.training
+    settings = chain.training(name)
     report = tokens.read_json("meta/report.json")
     plan = plan_steps(settings, report["kept"])
     config = base.read_json("config.json")

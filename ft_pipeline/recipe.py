@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ft_pipeline.errors import suggest
 from ft_pipeline.project import DEFAULT_RECIPE, Project
+from ft_pipeline.sections.distillation import Distillation, Prune, Student, Teacher
 from ft_pipeline.sections.evaluation import Evaluation, Generation, Metrics
 from ft_pipeline.sections.examples import (
     TEMPLATES,
@@ -37,6 +38,7 @@ __all__ = [
     "BaseModelChoice",
     "Bottleneck",
     "CustomTemplate",
+    "Distillation",
     "Evaluation",
     "ExampleInput",
     "Examples",
@@ -44,8 +46,11 @@ __all__ = [
     "Lora",
     "Metrics",
     "NearDuplicates",
+    "Prune",
     "Recipe",
     "Split",
+    "Student",
+    "Teacher",
     "Tokens",
     "Tracking",
     "Training",
@@ -66,6 +71,9 @@ class Recipe(Section):
     base_model: BaseModelChoice = Field(description="The model that is fine-tuned.")
     tokens: Tokens = Field(default_factory=Tokens, description="Tokenization.")
     training: Training = Field(default_factory=Training, description="Training.")
+    distillation: Distillation | None = Field(
+        default=None, description="A smaller model that learns from a larger one; null: none."
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Evaluation.")
     tracking: Tracking = Field(
         default_factory=Tracking, description="Where else the metrics of a training are sent."

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.recipe import Recipe
+from ft_pipeline.recipe import Distillation, Recipe, Training
 
 
 def _dump(section: Any, *fields: str) -> dict[str, Any]:
     return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
 
 
-def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
-    training = recipe.training
+def _base_as_trained(training: Training) -> dict[str, Any]:
     held = {"quantization": training.base_quantization}
     return held | _dump(training, "double_quantization", "precision")
 
@@ -26,8 +25,7 @@ def _base_as_trained(recipe: Recipe) -> dict[str, Any]:
 _WATCHING = {"save_steps", "keep_checkpoints", "spike_factor"}
 
 
-def _training(recipe: Recipe) -> dict[str, Any]:
-    training = recipe.training
+def _training(training: Training) -> dict[str, Any]:
     left_out = _WATCHING - ({"save_steps"} if training.best_checkpoint else set())
     unused = {"bottleneck"} if training.method != "bottleneck" else {"lora"}
     if training.method == "full":
@@ -35,16 +33,100 @@ def _training(recipe: Recipe) -> dict[str, Any]:
     return dict(training.model_dump(mode="json", exclude=left_out | unused))
 
 
+def _distillation(recipe: Recipe) -> Distillation:
+    assert recipe.distillation is not None, "the rule is of a recipe without distillation"
+    return recipe.distillation
+
+
+def _distills(recipe: Recipe) -> bool:
+    return recipe.distillation is not None
+
+
+def _has_teacher_model(recipe: Recipe) -> bool:
+    return recipe.distillation is not None and recipe.distillation.teacher.model is not None
+
+
+def _stores_logits(recipe: Recipe) -> bool:
+    return recipe.distillation is not None and recipe.distillation.teacher.mode == "stored"
+
+
+def _teacher(recipe: Recipe) -> tuple[str, ...]:
+    if _has_teacher_model(recipe):
+        return ("teacher_model",)
+    return ("base_model", "finetuned_model")
+
+
+def _held_teacher(recipe: Recipe) -> dict[str, Any]:
+    teacher = _distillation(recipe).teacher
+    if teacher.model is None:
+        return _base_as_trained(recipe.training) | _dump(teacher, "precision")
+    return _dump(teacher, "quantization", "precision")
+
+
+def _student(recipe: Recipe) -> dict[str, Any]:
+    student = _distillation(recipe).student
+    held = {}
+    if student.prune is not None and student.prune.source == "finetuned":
+        held = {"base": _base_as_trained(recipe.training)}
+    return {"student": _dump(student)} | held
+
+
+def _student_inputs(recipe: Recipe) -> tuple[str, ...]:
+    prune = _distillation(recipe).student.prune
+    if prune is None:
+        return ()
+    pruned = ("finetuned_model",) if prune.source == "finetuned" else ()
+    return (*pruned, "train_tokens") if prune.reads_examples else pruned
+
+
+def _distilled(recipe: Recipe) -> dict[str, Any]:
+    settings = _distillation(recipe)
+    teacher = {} if _stores_logits(recipe) else {"teacher": _held_teacher(recipe)}
+    loss = _dump(settings, "temperature", "alpha", "divergence", "tail")
+    return {"distillation": loss, "training": _training(settings.training), **teacher}
+
+
+def _distilled_inputs(recipe: Recipe) -> tuple[str, ...]:
+    teacher = ("teacher_logits",) if _stores_logits(recipe) else _teacher(recipe)
+    return (*dict.fromkeys(("base_model", *teacher)), *_student_validation(recipe))
+
+
+def _student_validation(recipe: Recipe) -> tuple[str, ...]:
+    return ("val_tokens",) if _distillation(recipe).training.eval_steps else ()
+
+
+def _watched_by_student(recipe: Recipe) -> tuple[str, ...]:
+    return () if _distillation(recipe).training.reads_validation else _student_validation(recipe)
+
+
+def _evaluated_base(recipe: Recipe) -> dict[str, Any]:
+    generation = _dump(recipe.evaluation.generation)
+    return {"generation": generation, "base": _base_as_trained(recipe.training)}
+
+
+def _evaluated_student(recipe: Recipe) -> dict[str, Any]:
+    generation = _dump(recipe.evaluation.generation)
+    return {"generation": generation, "base": _base_as_trained(_distillation(recipe).training)}
+
+
+def _validation(recipe: Recipe) -> tuple[str, ...]:
+    return ("val_tokens",) if recipe.training.eval_steps else ()
+
+
+def _watched_validation(recipe: Recipe) -> tuple[str, ...]:
+    return () if recipe.training.reads_validation else _validation(recipe)
+
+
+def _student_evaluations(recipe: Recipe) -> tuple[str, ...]:
+    return STUDENT_EVALUATIONS if _distills(recipe) else ()
+
+
 def _no_inputs(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
-def _watched_validation(recipe: Recipe) -> tuple[str, ...]:
-    return ("val_tokens",) if recipe.training.eval_steps else ()
-
-
-def _deciding_validation(recipe: Recipe) -> tuple[str, ...]:
-    return ("val_tokens",) if recipe.training.reads_validation else ()
+def _always(recipe: Recipe) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -57,11 +139,15 @@ class Rule:
     settings: Callable[[Recipe], dict[str, Any]]
     work: tuple[str, ...]
     libraries: tuple[str, ...] = ()
-    # Further inputs by recipe; of these, those that have a say in the content.
+    # Further inputs by recipe; and those that are looked at, but have no say in the content.
     more_inputs: Callable[[Recipe], tuple[str, ...]] = _no_inputs
-    deciding: Callable[[Recipe], tuple[str, ...]] = _no_inputs
+    watched: Callable[[Recipe], tuple[str, ...]] = _no_inputs
+    # Whether a recipe has this asset.
+    wanted: Callable[[Recipe], bool] = _always
 
 
+TRAINING_WORK = ("ft_pipeline.worker.train", "ft_pipeline.worker.session")
+STUDENT_EVALUATIONS = ("student_evaluation", "ce_evaluation", "distilled_evaluation")
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
 
 RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream",))
@@ -90,7 +176,7 @@ RULES: dict[str, Rule] = {
     ),
     "base_model": Rule(
         "training",
-        "1",
+        "2",
         (),
         lambda recipe: {"base_model": _dump(recipe.base_model)},
         ("ft_pipeline.worker.base_model",),
@@ -114,41 +200,105 @@ RULES: dict[str, Rule] = {
     ),
     "finetuned_model": Rule(
         "training",
-        "2",
+        "3",
         ("train_tokens", "base_model"),
-        lambda recipe: {"training": _training(recipe)},
-        ("ft_pipeline.worker.train", "ft_pipeline.worker.session"),
+        lambda recipe: {"training": _training(recipe.training)},
+        TRAINING_WORK,
         (*TORCH_STACK, "trl"),
+        _validation,
         _watched_validation,
-        _deciding_validation,
+    ),
+    "teacher_model": Rule(
+        "distillation",
+        "2",
+        (),
+        lambda recipe: {"base_model": _dump(_distillation(recipe).teacher.model)},
+        ("ft_pipeline.worker.base_model",),
+        ("transformers", "gguf"),
+        wanted=_has_teacher_model,
+    ),
+    "student_model": Rule(
+        "distillation",
+        "1",
+        ("base_model",),
+        _student,
+        ("ft_pipeline.worker.student",),
+        TORCH_STACK,
+        _student_inputs,
+        wanted=_distills,
+    ),
+    "teacher_logits": Rule(
+        "distillation",
+        "1",
+        ("train_tokens", "val_tokens", "base_model"),
+        lambda recipe: {
+            "teacher": _held_teacher(recipe),
+            **_dump(_distillation(recipe), "k", "temperature", "log_probs"),
+        },
+        ("ft_pipeline.worker.teacher_logits",),
+        TORCH_STACK,
+        lambda recipe: tuple(n for n in _teacher(recipe) if n != "base_model"),
+        lambda recipe: ("val_tokens",),
+        _stores_logits,
+    ),
+    "distilled_model": Rule(
+        "distillation",
+        "1",
+        ("student_model", "train_tokens"),
+        _distilled,
+        (*TRAINING_WORK, "ft_pipeline.worker.distillation"),
+        (*TORCH_STACK, "trl"),
+        _distilled_inputs,
+        _watched_by_student,
+        _distills,
+    ),
+    "ce_model": Rule(
+        "distillation",
+        "1",
+        ("student_model", "train_tokens"),
+        lambda recipe: {"training": _training(_distillation(recipe).training)},
+        TRAINING_WORK,
+        (*TORCH_STACK, "trl"),
+        _student_validation,
+        _watched_by_student,
+        _distills,
     ),
     "base_evaluation": Rule(
         "evaluation",
-        "1",
+        "2",
         ("val_set", "val_tokens", "base_model"),
-        lambda recipe: {
-            "generation": _dump(recipe.evaluation.generation),
-            "base": _base_as_trained(recipe),
-        },
+        _evaluated_base,
         ("ft_pipeline.worker.evaluate",),
         TORCH_STACK,
     ),
     "finetuned_evaluation": Rule(
         "evaluation",
-        "1",
+        "2",
         ("val_set", "val_tokens", "base_model", "finetuned_model"),
-        lambda recipe: {
-            "generation": _dump(recipe.evaluation.generation),
-            "base": _base_as_trained(recipe),
-        },
+        _evaluated_base,
         ("ft_pipeline.worker.evaluate",),
         TORCH_STACK,
     ),
+    **{
+        name: Rule(
+            "evaluation",
+            "1",
+            ("val_set", "val_tokens", "base_model", "student_model", *trained),
+            _evaluated_student,
+            ("ft_pipeline.worker.evaluate",),
+            TORCH_STACK,
+            wanted=_distills,
+        )
+        for name, trained in zip(
+            STUDENT_EVALUATIONS, ((), ("ce_model",), ("distilled_model",)), strict=True
+        )
+    },
     "evaluation": Rule(
         "evaluation",
-        "1",
+        "2",
         ("base_evaluation", "finetuned_evaluation", "val_set"),
         lambda recipe: _dump(recipe.evaluation, "metrics", "samples"),
         ("ft_pipeline.evaluation.compare",),
+        more_inputs=_student_evaluations,
     ),
 }

@@ -9,15 +9,38 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ft_pipeline.recipe import BaseModelChoice, Generation, Tokens, Training
+from ft_pipeline.recipe import (
+    BaseModelChoice,
+    Distillation,
+    Generation,
+    Prune,
+    Tokens,
+    Training,
+)
 from ft_pipeline.settings import Section
 
 
+class HeldModel(Section):
+    """A model as it is held in memory: a base, with an adapter or a whole model instead."""
+
+    base_model: Path = Field(description="Artifact of base_model, or one like it.")
+    adapter: Path | None = Field(
+        default=None, description="Artifact with an adapter or a whole model; null: the base alone."
+    )
+    quantization: str = Field(default="none", description="Of the base: none, int8 or nf4.")
+    double_quantization: bool = True
+    precision: str = Field(default="auto", description="Computes in this dtype.")
+
+
 class BaseModelTask(Section):
-    """Bring the base model into `output` (embedded, local) or the hub's cache (hub id)."""
+    """Bring a model into `output` (embedded, local) or the hub's cache (hub id)."""
 
     name: ClassVar[str] = "base_model"
     choice: BaseModelChoice
+    field: str = Field(default="base_model", description="Where the recipe names it, for errors.")
+    words_of: Path | None = Field(
+        default=None, description="Artifact of the model whose vocabulary it must have."
+    )
     folder: Path | None = Field(default=None, description="Where `choice.path` is, resolved.")
     output: Path
 
@@ -38,8 +61,45 @@ class TokensTask(Section):
     sides: dict[str, TokensOutput] = Field(description="By asset: train_tokens, val_tokens.")
 
 
+class PruneTask(Section):
+    """Cut a smaller model out of a larger one."""
+
+    name: ClassVar[str] = "prune"
+    model: HeldModel
+    settings: Prune
+    train_tokens: Path | None = Field(
+        default=None, description="Artifact of train_tokens, where importance is measured."
+    )
+    output: Path
+
+
+class TeacherLogitsTask(Section):
+    """Let a teacher answer at every trained position, once."""
+
+    name: ClassVar[str] = "teacher_logits"
+    teacher: HeldModel
+    words_of: Path = Field(description="Artifact of base_model, whose tokenizer made the tokens.")
+    train_tokens: Path
+    val_tokens: Path
+    k: int
+    temperature: float
+    log_probs: str
+    cache: Path = Field(description="Folder of the row cache.")
+    identity: dict[str, str] = Field(description="Who the teacher is: data versions of its parts.")
+    output: Path
+
+
+class Teaching(Section):
+    """What a distilled model learns from besides its tokens."""
+
+    settings: Distillation
+    words_of: Path = Field(description="Artifact of base_model, whose tokenizer made the tokens.")
+    logits: Path | None = Field(default=None, description="Artifact of teacher_logits.")
+    teacher: HeldModel | None = Field(default=None, description="The teacher in the loop.")
+
+
 class TrainTask(Section):
-    """Train an adapter."""
+    """Train an adapter or a whole model."""
 
     name: ClassVar[str] = "train"
     base_model: Path = Field(description="Artifact of base_model.")
@@ -48,30 +108,26 @@ class TrainTask(Section):
         default=None, description="Artifact of val_tokens, where the recipe evaluates meanwhile."
     )
     settings: Training
+    teaching: Teaching | None = Field(default=None, description="Null: plain cross-entropy.")
     output: Path
     checkpoints: Path = Field(description="Folder of this fingerprint's checkpoints.")
     run_folder: Path | None = Field(default=None, description="Where config.json lies.")
 
 
 class EvaluatedModel(Section):
-    """One model to evaluate: the base, with an adapter or without."""
+    """One model to evaluate."""
 
-    adapter: Path | None = Field(
-        description="Artifact with an adapter or a whole model; None: the base alone."
-    )
+    model: HeldModel
     output: Path
 
 
 class EvaluateTask(Section):
-    """Score and generate with one or more models on one loaded base."""
+    """Score and generate with one or more models; those on one base share one load of it."""
 
     name: ClassVar[str] = "evaluate"
-    base_model: Path
+    base_model: Path = Field(description="Artifact whose tokenizer and chat template are used.")
     val_set: Path = Field(description="JSONL of the validation side.")
     val_tokens: Path = Field(description="Artifact of val_tokens.")
-    quantization: str = Field(description="none, int8 or nf4: how the base is held in training.")
-    double_quantization: bool
-    precision: str = Field(description="As in training; the base computes in the same dtype.")
     generation: Generation
     models: dict[str, EvaluatedModel] = Field(description="By asset.")
 
@@ -97,7 +153,13 @@ class GenerateTask(Section):
     generation: Generation
 
 
-WorkerTask = BaseModelTask | TokensTask | TrainTask | EvaluateTask | GenerateTask
-TASKS: dict[str, type[WorkerTask]] = {
-    task.name: task for task in (BaseModelTask, TokensTask, TrainTask, EvaluateTask, GenerateTask)
-}
+WorkerTask = (
+    BaseModelTask
+    | TokensTask
+    | PruneTask
+    | TeacherLogitsTask
+    | TrainTask
+    | EvaluateTask
+    | GenerateTask
+)
+TASKS: dict[str, type[WorkerTask]] = {task.name: task for task in WorkerTask.__args__}

@@ -37,7 +37,13 @@ EXAMPLES = {"prompt_completions"}
 BASE = {"base_model"}
 TOKENS = {"train_tokens", "val_tokens"}
 MODEL = {"finetuned_model"}
+TAUGHT = {"distilled_model"}
+STUDENTS = {"distilled_model", "ce_model"}
+LOGITS = {"teacher_logits"}
+CUT = {"student_model"}
 ANSWERS = {"base_evaluation", "finetuned_evaluation"}
+STUDENT_ANSWERS = {"student_evaluation", "ce_evaluation", "distilled_evaluation"}
+ALL_ANSWERS = ANSWERS | STUDENT_ANSWERS
 COMPARISON = {"evaluation"}
 
 
@@ -55,6 +61,38 @@ def change(value: str, assets: set[str], *more: str, before: tuple[str, ...] = (
     return Change((value, *more), frozenset(assets), before)
 
 
+TEACHER_MODEL = f"distillation.teacher.model={{id: a/model, revision: {COMMIT}}}"
+STUDENT_MODEL = f"distillation.student={{model: {{id: a/model, revision: {COMMIT}}}}}"
+
+
+def _of_students(assets: frozenset[str]) -> set[str]:
+    """The students' assets in the place of the fine-tuned model's."""
+    in_place = {"finetuned_model": STUDENTS, "base_evaluation": STUDENT_ANSWERS}
+    return {name for asset in assets for name in in_place.get(asset, set())}
+
+
+# The default recipe trains its student by `full`, whose base is not quantized.
+LORA, QLORA = "distillation.training.method=lora", "distillation.training.method=qlora"
+STUDENTS_APART: dict[str, Change] = {
+    "distillation.training.method": change(QLORA, STUDENTS | STUDENT_ANSWERS),
+    "distillation.training.double_quantization": change(
+        "distillation.training.double_quantization=false", STUDENTS | STUDENT_ANSWERS
+    ),
+    **{
+        f"distillation.training.lora.{name}": change(
+            f"distillation.training.lora.{name}={value}", STUDENTS, before=(LORA,)
+        )
+        for name, value in {
+            "r": "3",
+            "alpha": "7",
+            "dropout": "0.35",
+            "bias": "all",
+            "target_modules": "[q_proj]",
+            "layers": "[1, 2]",
+            "init": "gaussian",
+        }.items()
+    },
+}
 CHANGES: dict[str, Change] = {
     "description": change("description=something else", set()),
     "use_samples": change("use_samples=false", RAW),
@@ -103,11 +141,14 @@ CHANGES: dict[str, Change] = {
     "tokens.max_length": change("tokens.max_length=77", TOKENS),
     "tokens.over_length": change("tokens.over_length=error", TOKENS),
     "training.backend": change("training.backend=transformers", MODEL),
-    "training.method": change("training.method=lora", MODEL | ANSWERS),
+    # The teacher is the fine-tuned model, held as it was trained.
+    "training.method": change("training.method=lora", MODEL | ANSWERS | LOGITS),
     "training.quantization": change(
-        "training.quantization=int8", MODEL | ANSWERS, before=("training.method=lora",)
+        "training.quantization=int8", MODEL | ANSWERS | LOGITS, before=("training.method=lora",)
     ),
-    "training.double_quantization": change("training.double_quantization=false", MODEL | ANSWERS),
+    "training.double_quantization": change(
+        "training.double_quantization=false", MODEL | ANSWERS | LOGITS
+    ),
     "training.lora.r": change("training.lora.r=3", MODEL),
     "training.lora.alpha": change("training.lora.alpha=7", MODEL),
     "training.lora.dropout": change("training.lora.dropout=0.35", MODEL),
@@ -149,21 +190,88 @@ CHANGES: dict[str, Change] = {
     "training.logging_steps": change("training.logging_steps=7", MODEL),
     "training.seed": change("training.seed=7", MODEL),
     "evaluation.generation.prompts_per_task": change(
-        "evaluation.generation.prompts_per_task=7", ANSWERS
+        "evaluation.generation.prompts_per_task=7", ALL_ANSWERS
     ),
     "evaluation.generation.max_new_tokens": change(
-        "evaluation.generation.max_new_tokens=7", ANSWERS
+        "evaluation.generation.max_new_tokens=7", ALL_ANSWERS
     ),
-    "evaluation.generation.batch_size": change("evaluation.generation.batch_size=7", ANSWERS),
-    "evaluation.generation.temperature": change("evaluation.generation.temperature=0.7", ANSWERS),
-    "evaluation.generation.top_p": change("evaluation.generation.top_p=0.7", ANSWERS),
-    "evaluation.generation.seed": change("evaluation.generation.seed=7", ANSWERS),
+    "evaluation.generation.batch_size": change("evaluation.generation.batch_size=7", ALL_ANSWERS),
+    "evaluation.generation.temperature": change(
+        "evaluation.generation.temperature=0.7", ALL_ANSWERS
+    ),
+    "evaluation.generation.top_p": change("evaluation.generation.top_p=0.7", ALL_ANSWERS),
+    "evaluation.generation.seed": change("evaluation.generation.seed=7", ALL_ANSWERS),
     "evaluation.metrics.answer_normalization": change(
         "evaluation.metrics.answer_normalization=none", COMPARISON
     ),
     "evaluation.metrics.option_match": change("evaluation.metrics.option_match=exact", COMPARISON),
     "evaluation.samples": change("evaluation.samples=7", COMPARISON),
+    "distillation.teacher.model.embedded": change(
+        "distillation.teacher.model={embedded: smollm2-135m-instruct}", LOGITS | {"teacher_model"}
+    ),
+    "distillation.teacher.model.id": change(
+        f"distillation.teacher.model={{id: a/other, revision: {COMMIT}}}",
+        {"teacher_model"},
+        before=(TEACHER_MODEL,),
+    ),
+    "distillation.teacher.model.revision": change(
+        f"distillation.teacher.model={{id: a/model, revision: {OTHER_COMMIT}}}",
+        {"teacher_model"},
+        before=(TEACHER_MODEL,),
+    ),
+    "distillation.teacher.model.path": change(
+        "distillation.teacher.model={path: model}", {"teacher_model"}, before=(TEACHER_MODEL,)
+    ),
+    "distillation.teacher.quantization": change(
+        "distillation.teacher.quantization=int8", LOGITS, before=(TEACHER_MODEL,)
+    ),
+    "distillation.teacher.precision": change("distillation.teacher.precision=fp32", LOGITS),
+    "distillation.teacher.mode": change("distillation.teacher.mode=online", LOGITS | TAUGHT),
+    "distillation.student.model.embedded": change(
+        "distillation.student={model: {embedded: smollm2-135m-instruct}}", CUT
+    ),
+    "distillation.student.model.id": change(
+        f"distillation.student={{model: {{id: a/other, revision: {COMMIT}}}}}",
+        CUT,
+        before=(STUDENT_MODEL,),
+    ),
+    "distillation.student.model.revision": change(
+        f"distillation.student={{model: {{id: a/model, revision: {OTHER_COMMIT}}}}}",
+        CUT,
+        before=(STUDENT_MODEL,),
+    ),
+    "distillation.student.model.path": change(
+        "distillation.student={model: {path: model}}", CUT, before=(STUDENT_MODEL,)
+    ),
+    "distillation.student.prune.source": change("distillation.student.prune.source=finetuned", CUT),
+    "distillation.student.prune.layers": change("distillation.student.prune.layers=7", CUT),
+    "distillation.student.prune.method": change("distillation.student.prune.method=first", CUT),
+    "distillation.student.prune.intermediate_size": change(
+        "distillation.student.prune.intermediate_size=77", CUT
+    ),
+    "distillation.student.prune.calibration_examples": change(
+        "distillation.student.prune.calibration_examples=7", CUT
+    ),
+    "distillation.temperature": change("distillation.temperature=7", LOGITS | TAUGHT),
+    "distillation.alpha": change("distillation.alpha=0.7", TAUGHT),
+    "distillation.divergence": change(
+        "distillation.divergence=jsd", TAUGHT, before=("distillation.teacher.mode=online",)
+    ),
+    "distillation.k": change("distillation.k=7", LOGITS),
+    "distillation.tail": change("distillation.tail=renormalize", TAUGHT),
+    "distillation.log_probs": change("distillation.log_probs=float32", LOGITS),
 }
+# A student is trained by the same section as the fine-tuned model, and read by the same rules.
+CHANGES |= {
+    f"distillation.{path}": Change(
+        tuple(f"distillation.{override}" for override in given.after),
+        frozenset(_of_students(given.assets)),
+        tuple(f"distillation.{override}" for override in given.before),
+    )
+    for path, given in CHANGES.items()
+    if path.startswith("training.")
+}
+CHANGES |= STUDENTS_APART
 
 
 def list_leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -297,7 +405,8 @@ def test_save_steps_count_where_the_best_is_taken(project: Project) -> None:
 
 def test_the_default_recipe_has_plain_keys(project: Project) -> None:
     chain = load_chain(project, "quiz", {})
-    assert [chain.asset(name) for name in chain.names] == ["raw_trivia", "raw_cot", *RULES]
+    rules = [name for name in RULES if name != "teacher_model"]  # its teacher is its own model
+    assert [chain.asset(name) for name in chain.names] == ["raw_trivia", "raw_cot", *rules]
 
 
 def test_another_recipe_has_its_prefix_and_shares_raw_sources_and_base_model(
@@ -305,7 +414,7 @@ def test_another_recipe_has_its_prefix_and_shares_raw_sources_and_base_model(
 ) -> None:
     add_recipe(project, "other")
     chain = load_chain(project, "other", {})
-    own = [name for name in RULES if name != "base_model"]
+    own = [name for name in RULES if name not in ("base_model", "teacher_model")]
     assert [chain.asset(name) for name in own] == [f"other/{name}" for name in own]
     shared = ("raw_trivia", "raw_cot", "base_model")
     assert [chain.asset(name) for name in shared] == list(shared)

@@ -82,6 +82,13 @@ PUBLISHED: dict[str, list[tuple[str, Any, str]]] = {
         *QUIZ_LLAMA32,
         ("base_model.id", "meta-llama/Llama-3.2-1B", GUIDE),
         ("training.lora.modules", SEVEN, f"{GUIDE}: all projections"),
+        ("distillation.temperature", 2.0, f"{GUIDE}: KD T 2.0"),
+        (
+            "distillation.divergence",
+            "forward_kl",
+            f"{GUIDE}: −Σ softmax(t/T)·log_softmax(s/T) · T²",
+        ),
+        ("distillation.teacher.model.id", "meta-llama/Llama-3.1-8B-Instruct", "docs/recipes.md"),
     ],
     "quiz_llama32_3b": [
         *QUIZ_LLAMA32,
@@ -172,10 +179,18 @@ def test_recipe_reads_the_published_data(name: str, expected: tuple[str, ...]) -
 
 def test_variants_of_the_guide_differ_in_model_or_projections_alone() -> None:
     small, large, qv = (load(f"quiz_llama32_{name}") for name in ("1b", "3b", "1b_qv"))
-    left_out = {"description", "base_model"}
+    left_out = {"description", "base_model", "distillation"}
     assert small.model_dump(exclude=left_out) == large.model_dump(exclude=left_out)
-    targets = {"description": True, "training": {"lora": {"target_modules"}}}
+    targets = {"description": True, "training": {"lora": {"target_modules"}}, "distillation": True}
     assert small.model_dump(exclude=targets) == qv.model_dump(exclude=targets)
+
+
+def test_the_guides_student_is_trained_as_its_fine_tuned_model() -> None:
+    recipe = load("quiz_llama32_1b")
+    assert recipe.distillation is not None and recipe.distillation.student.model is not None
+    assert recipe.distillation.student.model.id == recipe.base_model.id
+    taught = recipe.distillation.training
+    assert taught.model_dump(exclude={"backend"}) == recipe.training.model_dump(exclude={"backend"})
 
 
 def test_medical_recipes_train_as_the_scam_recipe_does() -> None:
@@ -200,7 +215,8 @@ def test_scam_labels_are_named() -> None:
 def test_variant_of_the_default_differs_in_its_adapter(name: str, path: str, expected: str) -> None:
     variant, default = load(name), load("quiz")
     assert read(variant, path) == expected
-    same = {"description": True, "training": {"backend", "method", "lora", "bottleneck"}}
+    same: dict[str, Any] = {"description": True, "distillation": True}
+    same["training"] = {"backend", "method", "lora", "bottleneck"}
     assert variant.model_dump(exclude=same) == default.model_dump(exclude=same)
 
 

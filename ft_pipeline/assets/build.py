@@ -22,7 +22,7 @@ from ft_pipeline.store import Draft
 from ft_pipeline.tasks import WorkerTask
 
 GPU_POOL = "gpu"
-TRAINED_ASSETS = ("finetuned_model",)
+TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
 LARGEST_PICTURE = 100_000
 
 # The checks of every defined asset by key: what reads an artifact sees that they were made.

@@ -14,21 +14,35 @@ import dagster as dg
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
+from ft_pipeline.assets.training import hold_trained, hold_trained_base
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict
 from ft_pipeline.evaluation.compare import COMPARISON_FILE, compare_models
 from ft_pipeline.evaluation.compare import REPORT_FILE as COMPARISON_REPORT
+from ft_pipeline.evaluation.recovery import ENOUGH_RECOVERED, explain_recovery, measure_recovery
 from ft_pipeline.evaluation.report import render_table
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.store import Draft
-from ft_pipeline.tasks import EvaluatedModel, EvaluateTask
+from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
 
-MODELS = {"base_evaluation": None, "finetuned_evaluation": "finetuned_model"}
+# What is evaluated: a trained model, or (its second) what such a one was trained from.
+MODELS = {
+    "base_evaluation": ("finetuned_model", False, "The base model alone"),
+    "finetuned_evaluation": ("finetuned_model", True, "The fine-tuned model"),
+    "student_evaluation": ("distilled_model", False, "The student before it learns"),
+    "ce_evaluation": ("ce_model", True, "The student trained by plain cross-entropy"),
+    "distilled_evaluation": ("distilled_model", True, "The student taught by the teacher"),
+}
 
 
 def define_evaluation(chain: Chain) -> list[dg.AssetsDefinition]:
     """Define `base_evaluation`, `finetuned_evaluation` and their comparison, `evaluation`."""
     return [_define_evaluations(chain), _define_comparison(chain)]
+
+
+def list_evaluations(chain: Chain) -> list[str]:
+    """Return the evaluations that a recipe has, in the order of the comparison's columns."""
+    return [name for name in MODELS if name in chain.names]
 
 
 def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
@@ -38,11 +52,11 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
             base_model=inputs["base_model"].path,
             val_set=inputs["val_set"].path / "val_set.jsonl",
             val_tokens=inputs["val_tokens"].path,
-            quantization=chain.recipe.training.base_quantization,
-            double_quantization=chain.recipe.training.double_quantization,
-            precision=chain.recipe.training.precision,
             generation=chain.recipe.evaluation.generation,
-            models={name: _evaluated(name, draft) for name, draft in drafts.items()},
+            models={
+                name: EvaluatedModel(model=_hold(chain, name, draft), output=draft.path)
+                for name, draft in drafts.items()
+            },
         )
         report = run_task(context, chain, task)
         for name, draft in drafts.items():
@@ -56,19 +70,19 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         name: spec(
             chain,
             name,
-            description=f"The {'fine-tuned model' if model else 'base model alone'} on the "
+            description=f"{MODELS[name][2]} on the "
             "validation side: completion loss (weighted by tokens, on the base as it was trained) "
-            "and generated answers. One worker loads the base once for all models.",
+            "and generated answers. One worker loads each base once for all models.",
             kinds={"pytorch", "json"},
         )
-        for name, model in MODELS.items()
+        for name in list_evaluations(chain)
     }
     return define(chain, specs, {}, work, pool=GPU_POOL)
 
 
-def _evaluated(name: str, draft: Draft) -> EvaluatedModel:
-    model = MODELS[name]
-    return EvaluatedModel(adapter=draft.inputs[model].path if model else None, output=draft.path)
+def _hold(chain: Chain, name: str, draft: Draft) -> HeldModel:
+    model, trained, _ = MODELS[name]
+    return (hold_trained if trained else hold_trained_base)(chain, draft.inputs, model)
 
 
 def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
@@ -77,23 +91,25 @@ def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
         comparison = compare_models(
-            {model.removesuffix("_evaluation"): draft.inputs[model].path for model in MODELS},
+            {n.removesuffix("_evaluation"): draft.inputs[n].path for n in list_evaluations(chain)},
             draft.inputs["val_set"].path / "val_set.jsonl",
             chain.recipe.evaluation.metrics,
             chain.recipe.evaluation.samples,
             draft.path,
         )
         draft.metadata.update(_describe_comparison(draft, comparison))
+        draft.metadata["models"] = {"markdown": preview_table(_describe_models(draft))}
 
     described = spec(
         chain,
         name,
-        description="Base model against fine-tuned model on the same prompts: loss, perplexity, "
+        description="All models on the same prompts: loss, perplexity, "
         "share of valid quiz items, closed `<think>`, exact match and token F1, and answers side "
         "by side.",
         kinds={"python", "markdown"},
     )
-    return define(chain, {name: described}, {name: EVALUATION_CHECKS}, work)
+    checks = EVALUATION_CHECKS if chain.recipe.distillation is None else ALL_CHECKS
+    return define(chain, {name: described}, {name: checks}, work)
 
 
 def _describe_comparison(
@@ -111,6 +127,21 @@ def _describe_comparison(
     return {"comparison": {"markdown": table}, "samples": {"markdown": samples}, **numbers}
 
 
+def _describe_models(draft: Draft) -> list[dict[str, Any]]:
+    """Return a line a model: its size beside its loss."""
+    found = {name: a.manifest.metadata for name, a in draft.inputs.items() if name in MODELS}
+    return [
+        {
+            "model": MODELS[name][2],
+            "parameters": f"{m['parameters'] / 1e6:,.1f} M",
+            "MB": m["size_mb"],
+            "loss": f"{m['loss']:.3f}",
+            "seconds for the same answers and scores": m["seconds_evaluating"],
+        }
+        for name, m in found.items()
+    ]
+
+
 def _loss_is_not_worse_than_the_base(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     comparison = artifact.read_json(COMPARISON_FILE)
     base, tuned = comparison["base"]["loss"], comparison["finetuned"]["loss"]
@@ -124,4 +155,34 @@ EVALUATION_CHECKS = [
         "The fine-tuned model's loss on the validation side is not above the base model's.",
         _loss_is_not_worse_than_the_base,
     )
+]
+
+
+def _distillation_recovers(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    recovery = measure_recovery(artifact.read_json(COMPARISON_FILE))
+    share = recovery["distilled_recovered"]
+    return Verdict(share >= ENOUGH_RECOVERED, explain_recovery(recovery), recovery)
+
+
+def _distilled_beats_ce(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    comparison = artifact.read_json(COMPARISON_FILE)
+    distilled, ce = comparison["distilled"]["loss"], comparison["ce"]["loss"]
+    message = f"distilled {distilled:.4f}, cross-entropy {ce:.4f} nats a token"
+    return Verdict(distilled < ce, message, {"distilled_loss": distilled, "ce_loss": ce})
+
+
+ALL_CHECKS = [
+    *EVALUATION_CHECKS,
+    Check(
+        "distillation_recovers_what_the_student_lacked",
+        "The distilled model makes up for 80 % of the loss between untrained student and teacher.",
+        _distillation_recovers,
+        blocking=False,
+    ),
+    Check(
+        "distilled_model_beats_ce_model",
+        "Learning from the teacher gives a lower loss than the same steps of cross-entropy.",
+        _distilled_beats_ce,
+        blocking=False,
+    ),
 ]

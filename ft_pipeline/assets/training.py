@@ -6,7 +6,7 @@ One line of `train_tokens/…/tokens.jsonl` (labels −100 are not trained on):
      "input_ids": [1, 9690, …, 2, 198], "labels": [-100, -100, …, 2, 198]}
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -19,7 +19,14 @@ from ft_pipeline.checks import Check, Verdict, expect_zero
 from ft_pipeline.estimate import estimate_chain
 from ft_pipeline.recipe import Training
 from ft_pipeline.store import Draft
-from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
+from ft_pipeline.tasks import (
+    BaseModelTask,
+    HeldModel,
+    Teaching,
+    TokensOutput,
+    TokensTask,
+    TrainTask,
+)
 from ft_pipeline.tracking import follow
 
 REPORT_FILE = "meta/report.json"
@@ -27,23 +34,33 @@ REPORT_FILE = "meta/report.json"
 
 def define_training(chain: Chain) -> list[dg.AssetsDefinition]:
     """Define `base_model`, `train_tokens`, `val_tokens` and `finetuned_model`."""
-    return [_define_base_model(chain), _define_tokens(chain), _define_finetuned_model(chain)]
+    return [define_base_model(chain), _define_tokens(chain), _define_finetuned_model(chain)]
 
 
-def _define_base_model(chain: Chain) -> dg.AssetsDefinition:
-    name = "base_model"
+def define_base_model(
+    chain: Chain, name: str = "base_model", field: str = "base_model"
+) -> dg.AssetsDefinition:
+    """Define the asset that brings in a model; `field`: where the recipe names it."""
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
-        choice = chain.recipe.base_model
-        folder = chain.project.root / Path(choice.path).expanduser() if choice.path else None
-        task = BaseModelTask(choice=choice, folder=folder, output=drafts[name].path)
-        fill_from_report(drafts[name], run_task(context, chain, task))
+        draft = drafts[name]
+        words_of = draft.inputs.get("base_model")
+        task = BaseModelTask(
+            choice=choice,
+            field=field,
+            words_of=words_of.path if words_of else None,
+            folder=chain.project.root / Path(choice.path).expanduser() if choice.path else None,
+            output=draft.path,
+        )
+        fill_from_report(draft, run_task(context, chain, task))
 
-    choice = chain.recipe.base_model
+    choice = chain.model_choice(name)
+    what = {"base_model": "that is fine-tuned", "student_model": "that is taught"}
     described = spec(
         chain,
         name,
-        description=f"The model that is fine-tuned: {choice.embedded or choice.id or choice.path}. "
+        description=f"The model {what.get(name, 'that teaches')}: "
+        f"{choice.embedded or choice.id or choice.path}. "
         "Weights as safetensors (those of a hub model stay in the Hugging Face cache), tokenizer "
         "with the special tokens that its chat template needs, and where they came from.",
         kinds={"pytorch", "huggingface"},
@@ -87,29 +104,44 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
 
 
 def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
-    name = "finetuned_model"
-    settings = chain.recipe.training
+    return define_training_of(
+        chain,
+        "finetuned_model",
+        f"{describe_output(chain.recipe.training)} trained on the completions of `train_tokens`, "
+        "with the tokenizer.",
+    )
+
+
+def define_training_of(
+    chain: Chain,
+    name: str,
+    description: str,
+    find_teaching: Callable[[Mapping[str, Artifact]], Teaching] | None = None,
+) -> dg.AssetsDefinition:
+    """Define a model that is trained; `find_teaching`: what it learns from besides its tokens."""
+    settings = chain.training(name)
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
         validation = draft.inputs.get("val_tokens")
         task = TrainTask(
-            base_model=draft.inputs["base_model"].path,
+            base_model=draft.inputs[chain.trained_from(name)].path,
             train_tokens=draft.inputs["train_tokens"].path,
             val_tokens=validation.path if validation else None,
             settings=settings,
+            teaching=find_teaching(draft.inputs) if find_teaching else None,
             output=draft.path,
             checkpoints=chain.store.checkpoints(draft.asset, draft.fingerprint),
         )
-        estimated = estimate_chain(chain)
+        estimated = estimate_chain(chain, name)
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
         with follow(
             draft.path / "meta" / "metrics.jsonl",
             chain.recipe.tracking,
-            f"{chain.name}-{draft.fingerprint[:8]}",
+            f"{chain.name}-{name}-{draft.fingerprint[:8]}",
             settings.model_dump(mode="json"),
-            chain.project.store / "runs" / f"tracking-{context.run_id}" / "tracking.log",
+            chain.project.store / "runs" / f"tracking-{context.run_id}-{name}" / "tracking.log",
         ):
             report = run_task(context, chain, task)
         draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
@@ -124,15 +156,32 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
     described = spec(
         chain,
         name,
-        description=f"{_describe_output(settings)} trained on the "
-        "completions of `train_tokens`, with the tokenizer. `meta/` has metrics.jsonl, the loss "
-        "curve and the receipt of everything behind it.",
+        description=f"{description} `meta/` has metrics.jsonl, the loss curve and the receipt of "
+        "everything behind it.",
         kinds={"pytorch", "huggingface"},
     )
     return define(chain, {name: described}, {name: MODEL_CHECKS}, work, pool=GPU_POOL)
 
 
-def _describe_output(settings: Training) -> str:
+def hold_trained_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> HeldModel:
+    """Return base_model, or what `name` was trained from, held as in its training."""
+    training = chain.training(name)
+    return HeldModel(
+        base_model=inputs[chain.trained_from(name)].path,
+        quantization=training.base_quantization,
+        double_quantization=training.double_quantization,
+        precision=training.precision,
+    )
+
+
+def hold_trained(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> HeldModel:
+    """Return a trained model on its base, held as in its training."""
+    base = hold_trained_base(chain, inputs, name)
+    return base.model_copy(update={"adapter": inputs[name].path})
+
+
+def describe_output(settings: Training) -> str:
+    """Say what comes out of a training, for people."""
     if settings.method == "full":
         return "A whole model"
     if settings.method == "bottleneck":

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.evaluation.recovery import explain_recovery, measure_recovery
+
 _MARKUP = re.compile(r"[\\`*_~|\[\]]")
 
 ROWS = {
@@ -24,8 +26,11 @@ def render_report(
     references: Mapping[str, str],
     samples: int,
 ) -> str:
-    """Return the whole report: table, then `samples` prompts of each task."""
-    return f"{render_table(comparison)}\n\n{render_samples(answers, references, samples)}"
+    """Return the whole report: table, what distillation made up for, `samples` of each task."""
+    parts = [render_table(comparison), render_samples(answers, references, samples)]
+    if "distilled" in comparison:
+        parts.insert(1, explain_recovery(measure_recovery(comparison)))
+    return "\n\n".join(parts)
 
 
 def render_table(comparison: Mapping[str, Mapping[str, Any]]) -> str:

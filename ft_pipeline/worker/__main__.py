@@ -28,6 +28,8 @@ from ft_pipeline.tasks import (
     BaseModelTask,
     EvaluateTask,
     GenerateTask,
+    PruneTask,
+    TeacherLogitsTask,
     TokensTask,
     TrainTask,
     WorkerTask,
@@ -37,6 +39,8 @@ from ft_pipeline.worker.leave import Leaving
 RUNNERS = {
     BaseModelTask.name: "ft_pipeline.worker.base_model",
     TokensTask.name: "ft_pipeline.worker.tokens",
+    PruneTask.name: "ft_pipeline.worker.student",
+    TeacherLogitsTask.name: "ft_pipeline.worker.teacher_logits",
     TrainTask.name: "ft_pipeline.worker.train",
     EvaluateTask.name: "ft_pipeline.worker.evaluate",
     GenerateTask.name: "ft_pipeline.worker.generate",
@@ -122,7 +126,7 @@ def _run(task: WorkerTask) -> dict[str, Any]:
     torch.set_num_threads(choose_threads())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.update(NO_TELEMETRY)
-    if isinstance(task, TrainTask | EvaluateTask):
+    if isinstance(task, PruneTask | TeacherLogitsTask | TrainTask | EvaluateTask):
         hold_device(choose_device(), task.name)
     # Only what the task needs is imported; training chooses its imports itself (unsloth first).
     return dict(importlib.import_module(RUNNERS[task.name]).run(task))

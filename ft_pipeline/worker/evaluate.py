@@ -1,7 +1,7 @@
-"""Scores and answers of one or more models on one loaded base: assets `*_evaluation`.
+"""Scores and answers of one or more models: assets `*_evaluation`.
 
-The base is loaded as it was trained on (NF4 for QLoRA), adapters are switched on it. Each output
-holds, sorted by example_id,
+A base is loaded once, as it was trained on (NF4 for QLoRA); adapters are switched on it. Each
+output holds, sorted by example_id,
 
     losses.jsonl       {"example_id": "5f0a…", "task": "quiz_question", "loss": 61.2, "tokens": 47}
     generations.jsonl  {"example_id": "5f0a…", "task": "quiz_question", "prompt": "Generate a…",
@@ -25,7 +25,8 @@ import torch
 
 from ft_pipeline.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.recipe import Generation
-from ft_pipeline.tasks import EvaluateTask
+from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.worker.base_model import locate_weights
 from ft_pipeline.worker.bottleneck import is_bottleneck, load_bottleneck
 from ft_pipeline.worker.hardware import (
     choose_device,
@@ -33,7 +34,8 @@ from ft_pipeline.worker.hardware import (
     describe_hardware,
     peak_memory_mb,
 )
-from ft_pipeline.worker.models import load_base, load_tokenizer, load_whole
+from ft_pipeline.worker.held import is_whole_model, load_unpacked_base
+from ft_pipeline.worker.models import load_tokenizer, load_whole
 from ft_pipeline.worker.tokens import IGNORED, encode, find_opening, read_tokens, render_prompt
 
 LOSSES_FILE = "losses.jsonl"
@@ -47,53 +49,79 @@ logger = logging.getLogger(__name__)
 
 def run(task: EvaluateTask) -> dict[str, Any]:
     """Evaluate each model of the task into its output; return metadata by asset."""
-    dtype = choose_dtype(task.precision)
     tokenizer = load_tokenizer(task.base_model)
-    base = load_base(task.base_model, task.quantization, task.double_quantization, dtype)
-    if task.quantization == "nf4" and choose_device() == "cpu":
-        # The same NF4 values, unpacked once: bitsandbytes' kernel for evaluation on a CPU computes
-        # in bf16 with other rounding than the training did, and is slower on long inputs.
-        base = base.dequantize(dtype)
-    base.eval()
     records = read_tokens(task.val_tokens)
     examples = choose_examples(read_jsonl(task.val_set), task.generation.prompts_per_task)
     reports = {}
-    for asset, model in task.models.items():
+    for asset, evaluated, subject in _load_each(task.models):
         logger.info("%s: %d examples to score, %d to answer", asset, len(records), len(examples))
         start = monotonic()
-        with adapted(base, model.adapter) as subject:
-            losses = score(subject, records, tokenizer.pad_token_id)
-            generations = answer(subject, tokenizer, examples, task.generation)
-        (model.output / "meta").mkdir(parents=True, exist_ok=True)
-        write_jsonl(model.output / LOSSES_FILE, losses)
-        write_jsonl(model.output / GENERATIONS_FILE, generations)
-        report = summarize(losses, generations, task.quantization, monotonic() - start)
+        losses = score(subject, records, tokenizer.pad_token_id)
+        generations = answer(subject, tokenizer, examples, task.generation)
+        held, output = evaluated.model, evaluated.output
+        (output / "meta").mkdir(parents=True, exist_ok=True)
+        write_jsonl(output / LOSSES_FILE, losses)
+        write_jsonl(output / GENERATIONS_FILE, generations)
+        report = summarize(losses, generations, held.quantization, monotonic() - start)
+        report |= {"parameters": count_parameters(subject), "size_mb": measure_size_mb(held)}
         text = json.dumps(report, indent=1)
-        (model.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-        resolved = {"dtype": str(dtype).removeprefix("torch."), **describe_hardware()}
-        reports[asset] = {"metadata": report, "resolved": resolved}
+        (output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        dtype = str(choose_dtype(held.precision)).removeprefix("torch.")
+        reports[asset] = {"metadata": report, "resolved": {"dtype": dtype, **describe_hardware()}}
     return reports
 
 
+def _load_each(
+    models: dict[str, EvaluatedModel],
+) -> Iterator[tuple[str, EvaluatedModel, Any]]:
+    """Give each model loaded; those with the same base, one after the other, share it."""
+    base, loaded = None, None
+    for asset, evaluated in sorted(models.items(), key=lambda item: str(item[1].model.base_model)):
+        held = evaluated.model
+        dtype = choose_dtype(held.precision)
+        if held.adapter is not None and is_whole_model(held.adapter):
+            yield asset, evaluated, load_whole(held.adapter, dtype).eval()
+            continue
+        alone = held.model_copy(update={"adapter": None})
+        if loaded != alone:
+            base = None  # free before the next one comes
+            base, loaded = load_unpacked_base(alone, dtype), alone
+        with adapted(base, held.adapter) as subject:
+            yield asset, evaluated, subject
+
+
 @contextmanager
-def adapted(base: Any, model: Path | None) -> Iterator[Any]:
-    """Give the base with an adapter, a whole model instead of it, or the base alone for None."""
-    if model is None:
+def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
+    """Give the base with an adapter, or alone for None."""
+    if adapter is None:
         yield base
         return
-    if not (model / "adapter_config.json").is_file():
-        yield load_whole(model, base.dtype).eval()
-        return
-    if is_bottleneck(model):
-        subject: Any = load_bottleneck(base, model)
+    if is_bottleneck(adapter):
+        subject: Any = load_bottleneck(base, adapter)
     else:
         from peft import PeftModel
 
-        subject = PeftModel.from_pretrained(base, str(model))
+        subject = PeftModel.from_pretrained(base, str(adapter))
     try:
         yield subject.eval()
     finally:
         subject.unload()
+
+
+def count_parameters(model: Any) -> int:
+    """Return the number of weights; a byte of bitsandbytes' 4-bit ones holds two."""
+    return sum(
+        p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters()
+    )
+
+
+def measure_size_mb(held: HeldModel) -> float:
+    """Return the size of the safetensors that the model needs, in megabytes."""
+    folders = [] if held.adapter is None else [held.adapter]
+    if held.adapter is None or not is_whole_model(held.adapter):
+        folders.append(locate_weights(held.base_model))
+    files = (file for folder in folders for file in folder.glob("*.safetensors"))
+    return round(sum(file.stat().st_size for file in files) / 1e6, 1)
 
 
 def choose_examples(examples: list[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ Several adapters are combined by their weights. All else is logged to standard e
 import logging
 import os
 import sys
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -19,11 +18,11 @@ from transformers import TextStreamer
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.recipe import Generation
-from ft_pipeline.tasks import GenerateTask
+from ft_pipeline.tasks import GenerateTask, HeldModel
 from ft_pipeline.worker.adapters import Adapters
-from ft_pipeline.worker.bottleneck import CONFIG_FILE
 from ft_pipeline.worker.hardware import choose_device, choose_dtype
-from ft_pipeline.worker.models import load_base, load_tokenizer, load_whole
+from ft_pipeline.worker.held import is_whole_model, load_unpacked_base
+from ft_pipeline.worker.models import load_tokenizer, load_whole
 from ft_pipeline.worker.tokens import encode, render_prompt
 
 logger = logging.getLogger(__name__)
@@ -64,10 +63,12 @@ def load_model(task: GenerateTask) -> Any:
     weights = [choice.weight for choice in task.adapters]
     if weights == [1.0] and is_whole_model(task.adapters[0].folder):
         return load_whole(task.adapters[0].folder, dtype).eval()
-    base = load_base(task.base_model, task.quantization, task.double_quantization, dtype)
-    if task.quantization == "nf4" and choose_device() == "cpu":
-        base = base.dequantize(dtype)  # as in evaluate.py: the training's rounding, and faster
-    adapters = Adapters(base.eval(), task.base_model)
+    held = HeldModel(
+        base_model=task.base_model,
+        quantization=task.quantization,
+        double_quantization=task.double_quantization,
+    )
+    adapters = Adapters(load_unpacked_base(held, dtype), task.base_model)
     names = [f"adapter_{number}" for number in range(1, len(task.adapters) + 1)]
     for name, choice in zip(names, task.adapters, strict=True):
         adapters.load(name, choice.folder)
@@ -78,11 +79,6 @@ def load_model(task: GenerateTask) -> Any:
         adapters.combine("combined", names, weights)
         adapters.use("combined")
     return adapters.base
-
-
-def is_whole_model(folder: Path) -> bool:
-    """Whether a folder holds what method `full` trains: every weight, and no adapter."""
-    return (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file()
 
 
 def check_length(model: Any, prompt: int, max_new_tokens: int) -> None:

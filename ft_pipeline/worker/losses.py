@@ -1,23 +1,26 @@
-"""The loss on a completion's tokens, from hidden states: no logits where nothing is trained.
+"""Losses on a completion's tokens, from hidden states: no logits where nothing is trained.
 
-The language-model head is applied to trained positions only, in chunks whose logits are made again
-in the backward pass. So [tokens, vocabulary] is never there in float32 as a whole: at 128,256 words
-that is 0.5 GB for a thousand tokens, and as much again for the gradient.
+The language-model head is applied to trained positions only, a chunk of them at a time, and the
+gradient of each chunk is made beside its loss. So [tokens, vocabulary] is never there in float32 as
+a whole, forward or backward (at 128,256 words that is 0.5 GB for a thousand tokens, and as much
+again for the gradient), and no logits are made twice. The idea is Liger's fused linear
+cross-entropy (arXiv 2410.10989); here it serves any loss that knows its gradient, on any device.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from ft_pipeline.worker.batches import IGNORED
 
-# Logits that are held at once: 256 MB in float32.
-CHUNK_ELEMENTS = 1 << 26
+# Logits that are held at once: 64 MB in float32. Smaller chunks are no faster on a CPU.
+CHUNK_ELEMENTS = 1 << 24
 
 Head = Callable[[torch.Tensor], torch.Tensor]
+# Of a chunk's logits, float32[tokens, vocabulary], which it may overwrite, and the chunk's place
+# among all tokens: each token's loss, float32[tokens], and the gradient of their sum at the logits.
+LogitLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 
 def select_trained(hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,36 +34,91 @@ def select_trained(hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
     return hidden[:, :-1][trained], targets[trained]
 
 
-def completion_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Return the cross-entropy of each trained token in nats, float32[trained].
+def sum_losses(
+    hidden: torch.Tensor, head: Head, logit_loss: LogitLoss
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of all tokens' losses, which has a gradient, and each loss, float32[trained].
 
-    `hidden`: float[trained, width], `targets`: int[trained]. For no trained token the result is
-    empty, but still has a gradient (of zero).
+    `hidden`: float[trained, width]. For no token the sum is zero, with a gradient of zero.
     """
-    if not len(targets):
-        return hidden.float().sum(dim=-1) * 0.0
-    chunk = max(1, CHUNK_ELEMENTS // _vocabulary(head, hidden))
-    if len(targets) <= chunk:
-        return _token_losses(hidden, targets, head)
-    parts = [
-        checkpoint(
-            _token_losses,
-            hidden[start : start + chunk],
-            targets[start : start + chunk],
-            head,
-            use_reentrant=False,
-        )
-        for start in range(0, len(targets), chunk)
-    ]
-    return torch.cat(parts)
+    if not len(hidden):
+        return hidden.float().sum() * 0.0, hidden.new_zeros(0, dtype=torch.float32)
+    if not torch.is_grad_enabled():
+        parts = cut_positions(hidden, head)
+        losses = torch.cat([logit_loss(head(hidden[part]).float(), part)[0] for part in parts])
+        return losses.sum(), losses
+    owner = head if isinstance(head, torch.nn.Module) else torch.nn.Module()
+    parameters = [p for p in owner.parameters() if p.requires_grad]
+    total, losses = _SumLosses.apply(hidden, head, logit_loss, *parameters)
+    return total, losses
 
 
-def _token_losses(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    return cross_entropy(head(hidden).float(), targets, reduction="none")
+def completion_loss(
+    hidden: torch.Tensor, targets: torch.Tensor, head: Head
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross-entropy in nats: its sum, and that of each trained token.
+
+    `hidden`: float[trained, width], `targets`: int[trained].
+    """
+    return sum_losses(hidden, head, cross_entropy_with(targets))
 
 
-def _vocabulary(head: Any, hidden: torch.Tensor) -> int:
-    return int(getattr(head, "out_features", 0) or head(hidden[:1]).shape[-1])
+def cross_entropy_with(targets: torch.Tensor) -> LogitLoss:
+    """Return −log softmax(logits)[target] as a loss of logits. `targets`: int[trained]."""
+
+    def measure(logits: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        wanted = targets[part][:, None]
+        logits -= logits.amax(-1, keepdim=True)
+        chosen = logits.gather(1, wanted)
+        total = logits.exp_().sum(-1, keepdim=True)
+        gradient = logits.div_(total).scatter_add_(1, wanted, -torch.ones_like(chosen))
+        return (total.log() - chosen)[:, 0], gradient
+
+    return measure
+
+
+class _SumLosses(torch.autograd.Function):
+    """Makes the gradients in the forward pass, for a sum; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: Head, logit_loss: LogitLoss, *parameters: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses = []
+        of_hidden = torch.empty_like(hidden)
+        of_parameters: list[torch.Tensor] = []
+        for part in cut_positions(hidden, head):
+            states = hidden[part].detach().requires_grad_()
+            with torch.enable_grad():
+                logits = head(states)
+            found, gradient = logit_loss(logits.detach().float(), part)
+            losses.append(found)
+            of_states, *others = torch.autograd.grad(
+                logits, [states, *parameters], gradient.to(logits.dtype)
+            )
+            of_hidden[part] = of_states
+            if of_parameters:
+                for whole, of_part in zip(of_parameters, others, strict=True):
+                    whole += of_part
+            else:
+                of_parameters = others
+        ctx.save_for_backward(of_hidden, *of_parameters)
+        each = torch.cat(losses)
+        ctx.mark_non_differentiable(each)
+        return each.sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor, _unused: torch.Tensor) -> Any:
+        of_hidden, *of_parameters = ctx.saved_tensors
+        scaled = [gradient * scale.to(gradient.dtype) for gradient in of_parameters]
+        return of_hidden * scale.to(of_hidden.dtype), None, None, *scaled
+
+
+def cut_positions(hidden: torch.Tensor, head: Any) -> list[slice]:
+    """Return parts of the positions whose logits are not more than CHUNK_ELEMENTS."""
+    words = int(getattr(head, "out_features", 0) or head(hidden[:1]).shape[-1])
+    size = max(1, CHUNK_ELEMENTS // words)
+    return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 
 def find_body_and_head(model: Any) -> tuple[Any, Head] | None:

@@ -26,14 +26,18 @@ class Backend:
     reason: str
 
 
-def choose_backend(settings: Training) -> Backend:
+def choose_backend(settings: Training, has_own_loss: bool = True) -> Backend:
     """Resolve `training.backend`. Raises PipelineError where unsloth is asked for but cannot run.
+
+    `has_own_loss`: what is trained on is the model's own loss, cross-entropy, all that unsloth has.
 
     Does not import unsloth: whoever trains with it has to import it before transformers.
     """
     if settings.backend == "transformers":
         return Backend("transformers", "the recipe asks for it")
     obstacle = _find_obstacle(settings)
+    if not has_own_loss:
+        obstacle = "unsloth has a loss of its own, which knows no teacher"
     if settings.backend == "unsloth":
         if obstacle:
             raise PipelineError(

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from ft_pipeline.steps import plan_steps
 from ft_pipeline.tasks import TrainTask
 from ft_pipeline.worker.arguments import make_arguments, record_arguments
-from ft_pipeline.worker.batches import Batching, Record, collate
+from ft_pipeline.worker.batches import Batching, Record
 from ft_pipeline.worker.checkpoints import Checkpoints, step_of
 from ft_pipeline.worker.leave import Leave
 from ft_pipeline.worker.memory import Rung
@@ -26,6 +26,7 @@ from ft_pipeline.worker.packing import TOLERANCE, keeps_apart
 from ft_pipeline.worker.parameters import copy_trained, restore_trained
 from ft_pipeline.worker.progress import Display, Progress
 from ft_pipeline.worker.saving import loads_again, save_model, write_worst_examples
+from ft_pipeline.worker.teaching import Lesson
 from ft_pipeline.worker.trainer import (
     PROGRESS_FILE,
     RESOLVED_FILE,
@@ -56,10 +57,12 @@ class Session:
         records: list[Record],
         validation: list[Record],
         leave: Leave,
+        lesson: Lesson | None = None,
     ) -> None:
         self.task, self.settings = task, task.settings
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.records, self.validation, self.leave = records, validation, leave
+        self.lesson = lesson
         self.steps = plan_steps(self.settings, len(records))
         self.initial = copy_trained(model)
         self.progress = Progress()
@@ -127,7 +130,9 @@ class Session:
             self._example_losses.to(arguments.device),
         )
         pad_id = int(self.tokenizer.pad_token_id or 0)
-        work = Work(self.records, self.validation, self.batching, rung.batch_size, pad_id)
+        work = Work(
+            self.records, self.validation, self.batching, rung.batch_size, pad_id, self.lesson
+        )
         columns = {n: [r[n] for r in self.records[:2]] for n in ("input_ids", "labels")}
         trainer = FineTuner(
             self.settings,
@@ -144,7 +149,7 @@ class Session:
         if checkpoint is None and self.batching == "packed" and not self._packs_apart(trainer):
             logger.warning("packed sequences would see each other here; grouped is used instead")
             self.batching = "grouped"
-            trainer.work = Work(self.records, self.validation, "grouped", rung.batch_size, pad_id)
+            trainer.work = replace(work, batching="grouped")
         watch.resolved = {"rung": asdict(rung), "batching": self.batching}
         return trainer
 
@@ -162,10 +167,10 @@ class Session:
     def _try_longest(self, trainer: FineTuner) -> None:
         """Go forward and back once over the longest micro-batch: what does not fit shows now."""
         states = torch.random.get_rng_state(), torch.cuda.get_rng_state_all()
-        longest = sorted(self.records, key=lambda record: -len(record["input_ids"]))
+        lengths = [len(record["input_ids"]) for record in self.records]
+        longest = sorted(range(len(lengths)), key=lambda number: -lengths[number])
         assert self.rung is not None
-        batch = collate(longest[: self.rung.batch_size], self.batching, trainer.work.pad_id)
-        trainer.try_batch(batch)
+        trainer.try_batch(longest[: self.rung.batch_size])
         torch.random.set_rng_state(states[0])
         torch.cuda.set_rng_state_all(states[1])
 

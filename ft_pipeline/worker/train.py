@@ -1,4 +1,4 @@
-"""Fine-tuning: asset `finetuned_model`.
+"""Fine-tuning: assets `finetuned_model`, `distilled_model` and `ce_model`.
 
 Trains an adapter (or all weights) on token records whose prompts are masked, from the last whole
 checkpoint of the same fingerprint where there is one. The output is a peft adapter
@@ -30,24 +30,29 @@ logger = logging.getLogger(__name__)
 def run(task: TrainTask) -> dict[str, Any]:
     """Train, save and prove that the result loads; return metadata and what was resolved."""
     settings = task.settings
-    backend = choose_backend(settings)
+    backend = choose_backend(settings, has_own_loss=task.teaching is None)
     logger.info("back end: %s (%s)", backend.name, backend.reason)
     if backend.name == "unsloth":
         import unsloth  # noqa: F401  (patches transformers and trl, so it has to come first)
     import transformers
 
     from ft_pipeline.worker.session import Session
+    from ft_pipeline.worker.teaching import check_words, open_lesson
     from ft_pipeline.worker.tokens import read_tokens
 
+    lesson = None
+    words = check_words(task.teaching, task.base_model) if task.teaching else 0
     dtype = choose_dtype(settings.precision)
     records = read_tokens(task.train_tokens)
     validation = read_tokens(task.val_tokens) if task.val_tokens else []
     longest = max(len(record["input_ids"]) for record in records)
+    if task.teaching is not None:
+        lesson = open_lesson(task.teaching, words, records)
     transformers.set_seed(settings.seed)
     model, tokenizer = prepare(backend, task.base_model, settings, dtype, longest)
     (task.output / "meta").mkdir(parents=True, exist_ok=True)
     leave = Leave(task.run_folder)
-    session = Session(task, model, tokenizer, dtype, records, validation, leave)
+    session = Session(task, model, tokenizer, dtype, records, validation, leave, lesson)
     with leave.listening():
         attempts = _climb(session, settings)
     report = session.summarize()

@@ -31,7 +31,12 @@ from ft_pipeline.worker.batches import (
 )
 from ft_pipeline.worker.checkpoints import Checkpoints
 from ft_pipeline.worker.leave import Leaving
-from ft_pipeline.worker.losses import completion_loss, find_body_and_head, select_trained
+from ft_pipeline.worker.losses import (
+    completion_loss,
+    find_body_and_head,
+    select_trained,
+    sum_losses,
+)
 from ft_pipeline.worker.parameters import (
     copy_trained,
     is_unsloth,
@@ -39,6 +44,7 @@ from ft_pipeline.worker.parameters import (
     switch_to_evaluation,
 )
 from ft_pipeline.worker.progress import Display, Progress
+from ft_pipeline.worker.teaching import READ_BY_MODEL, Lesson
 
 WEIGHTS_FILE = "weights.safetensors"
 PROGRESS_FILE = "progress.json"
@@ -58,6 +64,7 @@ class Work:
     batching: Batching
     micro_batch_size: int
     pad_id: int
+    lesson: Lesson | None = None  # what a teacher says; None: plain cross-entropy
 
 
 @dataclass
@@ -121,7 +128,13 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     def _collate(self, chosen: Sequence[tuple[int, Record]]) -> dict[str, torch.Tensor]:
         batch = collate([record for _, record in chosen], self.work.batching, self.work.pad_id)
-        return {**batch, "examples": torch.tensor([number for number, _ in chosen])}
+        numbers = [number for number, _ in chosen]
+        taught = self.work.lesson.tensors(numbers) if self.work.lesson else {}
+        return {**batch, **taught, "examples": torch.tensor(numbers)}
+
+    def collate_examples(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the micro-batch of these examples."""
+        return self._collate([(number, self.work.records[number]) for number in numbers])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor:
         """Count the trained tokens of a whole step, by which each loss is divided."""
@@ -144,26 +157,26 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         count = self._step_trained if num_items_in_batch is None else num_items_in_batch
         if self._parts is None:
             return model(**inputs, use_cache=False, num_items_in_batch=count).loss
-        losses, rows = self.compute_token_losses(inputs)
-        self._remember(losses.detach(), rows, examples)
-        return losses.sum() / max(int(count), 1)
+        total, losses = self.compute_token_losses(inputs, self.work.lesson)
+        self._remember(losses, _number_rows(inputs), examples)
+        return total / max(int(count), 1)
 
     def compute_token_losses(
-        self, inputs: dict[str, torch.Tensor]
+        self, inputs: dict[str, torch.Tensor], lesson: Lesson | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of each trained token in nats, and which example of the batch it is of.
+        """Return the summed loss in nats, with its gradient, and each token's, float32[trained].
 
-        Both have the shape [trained tokens].
+        Cross-entropy on the data, or with a lesson the distillation loss.
         """
         assert self._parts is not None
         body, head = self._parts
-        labels = inputs["labels"]
-        fed = {name: inputs[name] for name in inputs if name not in ("labels", "examples")}
+        fed = {name: inputs[name] for name in READ_BY_MODEL if name in inputs}
         with self.compute_loss_context_manager(), self._autocast():
             hidden = body(**fed, use_cache=False).last_hidden_state
-            states, targets = select_trained(hidden, labels)
-            losses = completion_loss(states, targets, head)
-        return losses, _number_rows(inputs)
+            states, targets = select_trained(hidden, inputs["labels"])
+            if lesson is None:
+                return completion_loss(states, targets, head)
+            return sum_losses(states, head, lesson.loss(inputs, targets))
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
@@ -255,16 +268,18 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
         if self._parts is None:
             return float(self.model(**inputs, use_cache=False).loss) * count_trained(inputs)
-        return float(self.compute_token_losses(inputs)[0].sum())
+        return float(self.compute_token_losses(inputs)[0])
 
-    def try_batch(self, batch: dict[str, torch.Tensor]) -> None:
-        """Go forward and back over a micro-batch, and forget the gradients."""
+    def try_batch(self, numbers: Sequence[int]) -> None:
+        """Go forward and back over the micro-batch of these examples, and forget the gradients."""
         self.model.train()
+        batch = self.collate_examples(numbers)
+        del batch["examples"]
         inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
         if self._parts is None:
             loss = self.model(**inputs, use_cache=False).loss
         else:
-            loss = self.compute_token_losses(inputs)[0].sum()
+            loss, _ = self.compute_token_losses(inputs, self.work.lesson)
         loss.backward()
         self.model.zero_grad(set_to_none=True)
 

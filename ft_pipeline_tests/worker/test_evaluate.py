@@ -1,5 +1,6 @@
 """Scores and answers: right against the slow, plain way of computing them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.recipe import Generation
-from ft_pipeline.tasks import EvaluatedModel, EvaluateTask
+from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
 from ft_pipeline.worker.evaluate import adapted, answer, choose_examples, run, score
 from ft_pipeline.worker.models import load_tokenizer
 from ft_pipeline.worker.tokens import encode, read_tokens, render_prompt
@@ -77,20 +78,40 @@ def test_adapter_is_on_the_base_only_inside_its_block(
     assert score(base, records, pad_id=0) == alone
 
 
-def test_a_whole_model_takes_the_place_of_the_base(
-    base: Any, tiny_model: Path, inputs: WorkerInputs, tmp_path: Path
+@pytest.mark.slow
+def test_whole_models_and_other_bases_are_evaluated_beside_the_base(
+    base: Any, tiny_model: Path, adapter: Path, inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
+    whole, student = tmp_path / "whole", tmp_path / "student"
     other = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight.mul_(3.0)
-    other.save_pretrained(tmp_path)
-    records = read_tokens(inputs.val_tokens)[:3]
-    alone = score(base, records, pad_id=0)
-    with adapted(base, tmp_path) as model:
-        assert score(model, records, pad_id=0) == score(other.eval(), records, pad_id=0) != alone
-    assert score(base, records, pad_id=0) == alone
+    other.save_pretrained(whole)
+    shutil.copytree(inputs.base_model, student)
+    other.save_pretrained(student)
+    held = {
+        "base": HeldModel(base_model=inputs.base_model, precision="fp32"),
+        "finetuned": HeldModel(base_model=inputs.base_model, adapter=adapter, precision="fp32"),
+        "student": HeldModel(base_model=student, precision="fp32"),
+        "whole": HeldModel(base_model=student, adapter=whole, precision="fp32"),
+    }
+    task = EvaluateTask(
+        base_model=inputs.base_model,
+        val_set=inputs.examples["val"],
+        val_tokens=inputs.val_tokens,
+        generation=Generation(prompts_per_task=1, max_new_tokens=4),
+        models={n: EvaluatedModel(model=h, output=tmp_path / f"{n}_out") for n, h in held.items()},
+    )
+    reports = {name: report["metadata"] for name, report in run(task).items()}
+    assert reports["student"]["loss"] == reports["whole"]["loss"]
+    assert len({report["loss"] for report in reports.values()}) == 3
+    # Embedding 800·64; a layer: attention 2·64·64 + 2·64·32, MLP 3·64·192, norms 2·64; a norm.
+    assert reports["base"]["parameters"] == 51_200 + 3 * 49_280 + 64
+    assert reports["finetuned"]["parameters"] > reports["base"]["parameters"]
+    sizes = {name: report["size_mb"] for name, report in reports.items()}
+    assert sizes["finetuned"] > sizes["base"] == sizes["whole"]
 
 
 @pytest.mark.slow
@@ -103,11 +124,19 @@ def test_one_run_evaluates_several_models(
         base_model=inputs.base_model,
         val_set=inputs.examples["val"],
         val_tokens=inputs.val_tokens,
-        quantization=quantization,
-        double_quantization=True,
-        precision="fp32",
         generation=Generation(prompts_per_task=1, max_new_tokens=4),
-        models={n: EvaluatedModel(adapter=a, output=tmp_path / n) for n, a in outputs.items()},
+        models={
+            name: EvaluatedModel(
+                model=HeldModel(
+                    base_model=inputs.base_model,
+                    adapter=chosen,
+                    quantization=quantization,
+                    precision="fp32",
+                ),
+                output=tmp_path / name,
+            )
+            for name, chosen in outputs.items()
+        },
     )
     reports = run(task)
     losses = {name: reports[name]["metadata"]["loss"] for name in outputs}

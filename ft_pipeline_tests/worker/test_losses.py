@@ -22,7 +22,8 @@ def test_chunks_change_neither_loss_nor_gradient(
     expected = cross_entropy(head(hidden), targets, reduction="sum")
     wanted = torch.autograd.grad(expected, [hidden, head.weight])
     monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk * 50)
-    found = completion_loss(hidden, targets, head).sum()
+    found, each = completion_loss(hidden, targets, head)
+    assert torch.allclose(each, cross_entropy(head(hidden), targets, reduction="none"), atol=1e-6)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     for one, other in zip(torch.autograd.grad(found, [hidden, head.weight]), wanted, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
@@ -30,7 +31,7 @@ def test_chunks_change_neither_loss_nor_gradient(
 
 def test_no_trained_token_has_no_loss_but_a_gradient() -> None:
     hidden, targets, head = make_case(0)
-    loss = completion_loss(hidden, targets, head).sum()
+    loss, _ = completion_loss(hidden, targets, head)
     loss.backward()
     assert loss.item() == 0.0
     assert hidden.grad is not None

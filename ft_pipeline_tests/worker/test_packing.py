@@ -26,7 +26,7 @@ def measure(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> float
     labels = batch.pop("labels")
     with torch.no_grad():
         hidden = body(**batch, **options).last_hidden_state
-        return float(completion_loss(*select_trained(hidden, labels), head).sum())
+        return float(completion_loss(*select_trained(hidden, labels), head)[0])
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])

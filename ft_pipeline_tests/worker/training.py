@@ -10,7 +10,7 @@ from typing import Any
 
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.recipe import Training
-from ft_pipeline.tasks import TrainTask
+from ft_pipeline.tasks import Teaching, TrainTask
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 
 SETTINGS: dict[str, Any] = {
@@ -60,7 +60,9 @@ class Trained:
         return next((self.output / n).read_bytes() for n in names if (self.output / n).exists())
 
 
-def write_task(inputs: WorkerInputs, folder: Path, **settings: Any) -> Path:
+def write_task(
+    inputs: WorkerInputs, folder: Path, teaching: Teaching | None = None, **settings: Any
+) -> Path:
     """Write config.json of a training, as the launcher does; return it."""
     (folder / "output" / "meta").mkdir(parents=True, exist_ok=True)
     chosen = Training.model_validate(SETTINGS | settings)
@@ -69,6 +71,7 @@ def write_task(inputs: WorkerInputs, folder: Path, **settings: Any) -> Path:
         train_tokens=inputs.train_tokens,
         val_tokens=inputs.val_tokens if chosen.eval_steps else None,
         settings=chosen,
+        teaching=teaching,
         output=folder / "output",
         checkpoints=folder / "checkpoints",
     )

@@ -1,0 +1,138 @@
+"""`distillation.py --tails`: what k stored words hold of a teacher, and what a student makes of it.
+
+The teacher is SmolLM2-135M-Instruct as it is, the student its 15 most influential layers. alpha is
+0, so that nothing but the teacher is learned from.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft_pipeline.recipe import Distillation, Prune, Training
+from ft_pipeline.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching, TrainTask
+from ft_pipeline.worker import student, teacher_logits, train
+from ft_pipeline.worker.batches import collate
+from ft_pipeline.worker.hardware import choose_dtype
+from ft_pipeline.worker.losses import select_trained
+from ft_pipeline.worker.models import load_whole
+from ft_pipeline.worker.tokens import read_tokens
+
+KS = (8, 16, 64, 256)
+TEMPERATURES = (1.0, 2.0)
+
+
+def measure_all(inputs: Path, steps: int) -> list[dict[str, Any]]:
+    """Return a line for each temperature, k and tail; the whole vocabulary (online) is the last."""
+    base = inputs / "base_model"
+    root = Path(tempfile.mkdtemp(prefix="ft-pipeline-bench-"))
+    pruned = _fresh(root / "student")
+    prune = PruneTask(
+        model=HeldModel(base_model=base),
+        settings=Prune(layers=15),
+        train_tokens=inputs / "train_tokens",
+        output=pruned,
+    )
+    student.run(prune)
+    rows = []
+    for temperature in TEMPERATURES:
+        for k in KS:
+            stored = _store(inputs, root, k, temperature)
+            for tail in ("bucket", "renormalize"):
+                asked = {"k": k, "temperature": temperature, "tail": tail}
+                rows.append({**asked, **stored, **_train(inputs, root, pruned, asked, steps)})
+        asked = {"temperature": temperature, "teacher": {"mode": "online"}}
+        whole = {"k": 49_152, "temperature": temperature, "tail": "none", "bytes": 0.0}
+        whole |= {"inside": 1.0, "kl_renormalized": 0.0}
+        rows.append({**whole, **_train(inputs, root, pruned, asked, steps)})
+    return rows
+
+
+def _store(inputs: Path, root: Path, k: int, temperature: float) -> dict[str, float]:
+    output = _fresh(root / f"logits_{k}_{temperature:g}")
+    task = TeacherLogitsTask(
+        teacher=HeldModel(base_model=inputs / "base_model"),
+        words_of=inputs / "base_model",
+        train_tokens=inputs / "train_tokens",
+        val_tokens=inputs / "val_tokens",
+        k=k,
+        temperature=temperature,
+        log_probs="float16",
+        cache=root / "rows",
+        identity={},
+        output=output,
+    )
+    report = teacher_logits.run(task)["metadata"]
+    inside = 1 - torch.tensor(
+        teacher_logits.read_arrow(output / teacher_logits.LOGITS_FILE)["outside"].to_numpy()
+    )
+    # KL(p_i / Σp ‖ p) = −log Σp: what renormalizing adds to a position's target.
+    return {
+        "bytes": report["bytes_a_position"],
+        "inside": float(inside.mean()),
+        "kl_renormalized": float(-inside.log().mean()),
+    }
+
+
+def _train(
+    inputs: Path, root: Path, pruned: Path, asked: dict[str, Any], steps: int
+) -> dict[str, float]:
+    settings = Distillation.model_validate(
+        {"student": {"prune": {"layers": 15}}, "alpha": 0.0, **asked}
+    )
+    base = inputs / "base_model"
+    stored = settings.teacher.mode == "stored"
+    logits = root / f"logits_{settings.k}_{settings.temperature:g}"
+    teaching = Teaching(
+        settings=settings,
+        words_of=base,
+        logits=logits if stored else None,
+        teacher=None if stored else HeldModel(base_model=base),
+    )
+    output = _fresh(Path(tempfile.mkdtemp(dir=root)) / "output")
+    training = Training(
+        method="full",
+        learning_rate=5e-4,
+        max_steps=steps,
+        warmup_steps=4,
+        batch_size=4,
+        gradient_accumulation=1,
+        backend="transformers",
+    )
+    train.run(
+        TrainTask(
+            base_model=pruned,
+            train_tokens=inputs / "train_tokens",
+            settings=training,
+            teaching=teaching,
+            output=output,
+            checkpoints=output / "checkpoints",
+        )
+    )
+    return _compare(base, output, inputs, settings.temperature)
+
+
+@torch.inference_mode()
+def _compare(teacher: Path, taught: Path, inputs: Path, temperature: float) -> dict[str, float]:
+    """Return the student's loss on the validation side, and KL of the teacher's whole answer."""
+    dtype = choose_dtype("auto")
+    one, other = load_whole(teacher, dtype).eval(), load_whole(taught, dtype).eval()
+    loss = kl = count = 0.0
+    for record in read_tokens(inputs / "val_tokens"):
+        batch = collate([record], "plain", 0)
+        both = []
+        for model in (one, other):
+            hidden = model.model(batch["input_ids"]).last_hidden_state
+            states, targets = select_trained(hidden, batch["labels"])
+            both.append(model.lm_head(states).float())
+        log_p, log_q = ((logits / temperature).log_softmax(-1) for logits in both)
+        kl += float((log_p.exp() * (log_p - log_q)).sum())
+        loss += float(torch.nn.functional.cross_entropy(both[1], targets, reduction="sum"))
+        count += len(targets)
+    return {"loss": loss / count, "kl_student": kl / count}
+
+
+def _fresh(folder: Path) -> Path:
+    (folder / "meta").mkdir(parents=True)
+    return folder

@@ -1,0 +1,173 @@
+"""Room `distillation`: a teacher that answers once, and a smaller model that learns from it.
+
+One row of `teacher_logits/…/logits.arrow`, a trained position:
+
+    {"ids": [2861, 338, …], "log_probs": [-0.41, -2.7, …], "outside": 0.083, "target": -0.41}
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from ft_pipeline.artifacts import Artifact
+from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.assets.training import (
+    define_base_model,
+    define_training_of,
+    describe_output,
+    hold_trained,
+)
+from ft_pipeline.chain import Chain
+from ft_pipeline.checks import Check, Verdict, expect_zero
+from ft_pipeline.recipe import Distillation
+from ft_pipeline.store import Draft
+from ft_pipeline.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+
+REPORT_FILE = "meta/report.json"
+
+
+def define_distillation(chain: Chain) -> list[dg.AssetsDefinition]:
+    """Define teacher, student, `teacher_logits`, `distilled_model` and `ce_model`, if asked for."""
+    settings = chain.recipe.distillation
+    if settings is None:
+        return []
+    assets = [_define_student(chain, settings)]
+    if settings.teacher.model is not None:
+        assets.append(define_base_model(chain, "teacher_model", "distillation.teacher.model"))
+    if settings.teacher.mode == "stored":
+        assets.append(_define_logits(chain, settings))
+    return [*assets, *_define_students_training(chain, settings)]
+
+
+def _hold_teacher(
+    chain: Chain, settings: Distillation, inputs: Mapping[str, Artifact]
+) -> HeldModel:
+    teacher = settings.teacher
+    if teacher.model is None:
+        held = hold_trained(chain, inputs, "finetuned_model")
+        return held.model_copy(update={"precision": teacher.precision})
+    return HeldModel(
+        base_model=inputs["teacher_model"].path,
+        quantization=teacher.quantization,
+        precision=teacher.precision,
+    )
+
+
+def _define_student(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
+    name, cut = "student_model", settings.student.prune
+    if cut is None:
+        return define_base_model(chain, name, "distillation.student.model")
+
+    def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
+        inputs = drafts[name].inputs
+        model = HeldModel(base_model=inputs["base_model"].path)
+        if cut.source == "finetuned":
+            model = hold_trained(chain, inputs, "finetuned_model")
+        tokens = inputs.get("train_tokens")
+        task = PruneTask(
+            model=model,
+            settings=cut,
+            train_tokens=tokens.path if tokens else None,
+            output=drafts[name].path,
+        )
+        fill_from_report(drafts[name], run_task(context, chain, task))
+
+    source = "base_model" if cut.source == "base" else "finetuned_model"
+    parts = [f"{cut.layers} layers ({cut.method})"] if cut.layers else []
+    parts += [f"{cut.intermediate_size} neurons an MLP"] if cut.intermediate_size else []
+    described = spec(
+        chain,
+        name,
+        description=f"The model that is taught: {' and '.join(parts)} of `{source}`, a plain "
+        "checkpoint with the tokenizer.",
+        kinds={"pytorch", "huggingface"},
+    )
+    return define(chain, {name: described}, {}, work, pool=GPU_POOL)
+
+
+def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
+    name = "teacher_logits"
+
+    def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
+        draft = drafts[name]
+        teacher = _hold_teacher(chain, settings, draft.inputs)
+        parts = {k: draft.inputs[k].data_version for k in names if k in draft.inputs}
+        task = TeacherLogitsTask(
+            teacher=teacher,
+            words_of=draft.inputs["base_model"].path,
+            train_tokens=draft.inputs["train_tokens"].path,
+            val_tokens=draft.inputs["val_tokens"].path,
+            k=settings.k,
+            temperature=settings.temperature,
+            log_probs=settings.log_probs,
+            cache=chain.project.store / "rows",
+            identity=parts | {"held_as": f"{teacher.quantization} {teacher.double_quantization}"},
+            output=draft.path,
+        )
+        fill_from_report(draft, run_task(context, chain, task))
+        draft.metadata["dagster/row_count"] = draft.metadata["positions"]
+
+    own = settings.teacher.model is None
+    names = ("base_model", "finetuned_model") if own else ("teacher_model",)
+    described = spec(
+        chain,
+        name,
+        description=f"What the teacher ({'finetuned_model' if own else 'teacher_model'}) answers "
+        f"at each trained position of `train_tokens`: the {settings.k} likeliest words with their "
+        f"log-probabilities, and the mass of all others at T = {settings.temperature:g}. Asked "
+        "once; answers are kept by row, so new rows cost only their own.",
+        kinds={"pytorch", "arrow"},
+    )
+    return define(chain, {name: described}, {name: LOGITS_CHECKS}, work, pool=GPU_POOL)
+
+
+def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.AssetsDefinition]:
+    def find_teaching(inputs: Mapping[str, Artifact]) -> Teaching:
+        stored = settings.teacher.mode == "stored"
+        return Teaching(
+            settings=settings,
+            words_of=inputs["base_model"].path,
+            logits=inputs["teacher_logits"].path if stored else None,
+            teacher=None if stored else _hold_teacher(chain, settings, inputs),
+        )
+
+    output = describe_output(settings.training)
+    alpha, temperature = settings.alpha, settings.temperature
+    learned = (
+        f"{alpha:g} × cross-entropy + {1 - alpha:g} × T² × {settings.divergence}, T = "
+        f"{temperature:g}"
+    )
+    return [
+        define_training_of(
+            chain,
+            "distilled_model",
+            f"{output}: `student_model` taught by the teacher ({learned}).",
+            find_teaching,
+        ),
+        define_training_of(
+            chain,
+            "ce_model",
+            f"{output}: the same student on the same tokens by plain cross-entropy, the baseline "
+            "of `distilled_model`.",
+        ),
+    ]
+
+
+def _outside_is_a_mass(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    inside = artifact.read_json(REPORT_FILE)["mass_inside_mean"]
+    message = f"the words that are kept have {inside:.1%} of the mass on average"
+    return Verdict(0 < inside <= 1 + 1e-6, message)
+
+
+LOGITS_CHECKS = [
+    Check(
+        "every_trained_position_has_an_answer",
+        "The answers of each example are as many as its trained tokens.",
+        expect_zero(REPORT_FILE, "without_answer", "examples with another number of answers"),
+    ),
+    Check(
+        "mass_is_between_zero_and_one",
+        "The words that are kept have a share of the mass, and the others the rest.",
+        _outside_is_a_mass,
+    ),
+]
