@@ -21,6 +21,7 @@ from ft_pipeline.recipe import (
     parse_recipe,
     split_overrides,
 )
+from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import read_yaml
 from ft_pipeline.sources.catalog import load_sources
 
@@ -79,9 +80,13 @@ def run(
     if dry_run:
         from ft_pipeline.estimate import estimate_chain
 
-        console.show_plan(chain.plan(to), as_json, forced=tuple(force or ()))
-        if "finetuned_model" in names:
-            console.show_estimate(estimate_chain(chain), as_json)
+        steps = chain.plan(to)
+        console.show_plan(steps, as_json, forced=tuple(force or ()))
+        if not as_json:  # which is the plan alone
+            for name in TRAINED_ASSETS:
+                if name in names:
+                    console.show_estimate(name, estimate_chain(chain, name))
+            console.show_teacher(chain.recipe, steps)
         return
     from ft_pipeline.execution import execute
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.chain import Chain, Step
 from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -63,17 +64,27 @@ def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()
     say(f"{count} of {len(rows)} assets would be rebuilt.")
 
 
-def show_estimate(found: "tuple[StepPlan, Estimate] | None", as_json: bool) -> None:
-    """Print steps, memory and time of the training; nothing as JSON, which is the plan alone."""
-    if as_json:
-        return
+def show_estimate(name: str, found: "tuple[StepPlan, Estimate] | None") -> None:
+    """Print steps, memory and time of a training."""
     if found is None:
-        say("Steps, memory and time of the training are shown once train_tokens is built.")
+        say(f"{name}: steps, memory and time are shown once its inputs are built.")
         return
     plan, estimate = found
-    say(f"finetuned_model: {plan}; {estimate}.")
+    say(f"{name}: {plan}; {estimate}.")
     for note in plan.notes:
         say(f"note: {note}.")
+
+
+def show_teacher(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Say what a new row costs where the teacher is the chain's own fine-tuned model."""
+    states = {step.name: step.state for step in steps}
+    own = recipe.distillation is not None and recipe.distillation.teacher.model is None
+    if own and states.get("teacher_logits", "fresh") != "fresh":
+        say(
+            "teacher_logits: the teacher is finetuned_model, which changes with its rows, so a new "
+            "row makes it answer all of them again. A teacher of its own "
+            "(distillation.teacher.model) answers new rows only."
+        )
 
 
 def show_status(steps: Sequence[Step], as_json: bool) -> None:

@@ -1,7 +1,8 @@
 """`ft-pipeline generate`: which model is asked for, and the worker that answers.
 
-An adapter is named as `finetuned_model` (the recipe's own), `history/finetuned_model` (another
-recipe's) or a folder, each with `=WEIGHT` behind it where several are combined:
+An adapter is named as `finetuned_model` (the recipe's own; so are `distilled_model` and
+`ce_model`), `history/finetuned_model` (another recipe's) or a folder, each with `=WEIGHT` behind it
+where several are combined:
 
     ft-pipeline generate --adapter finetuned_model=0.7 --adapter ./old_adapter=0.3 --prompt "…"
 """
@@ -18,6 +19,7 @@ from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.launch import worker_command
 from ft_pipeline.reaper import end_group
 from ft_pipeline.recipe import Generation, list_recipes, split_overrides
+from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import validate
 from ft_pipeline.tasks import AdapterChoice, GenerateTask
 from ft_pipeline.trace import find_stored
@@ -43,11 +45,14 @@ def define_task(
         raise PipelineError("generate: the prompt is empty. Give --prompt, or standard input.")
     named = () if base_alone else adapters or (MODEL_ASSET,)
     chosen = tuple(choose_adapter(chain, text) for text in named)
+    # A student's adapter lies on student_model; whatever else is given, on the base.
+    trained = named[0] if len(named) == 1 and named[0] in TRAINED_ASSETS else MODEL_ASSET
     given = {name: value for name, value in sampling.items() if value is not None}
     settings = chain.recipe.evaluation.generation.model_dump() | given
-    training = chain.recipe.training
+    training = chain.training(trained)
     return GenerateTask(
-        base_model=find_stored(chain, "base_model").path,
+        base_model=find_stored(chain, chain.trained_from(trained)).path,
+        tokenizer_of=find_stored(chain, "base_model").path,
         quantization=training.base_quantization,
         double_quantization=training.double_quantization,
         precision=training.precision,
@@ -82,12 +87,12 @@ def find_adapter(chain: Chain, name: str) -> Path:
     """
     recipe, _, asset = name.rpartition("/")
     recipes = list_recipes(chain.project)
-    if asset == MODEL_ASSET and (not recipe or recipe in recipes):
-        return find_stored(_load_other(chain, recipe), MODEL_ASSET).path
+    if asset in TRAINED_ASSETS and (not recipe or recipe in recipes):
+        return find_stored(_load_other(chain, recipe), asset).path
     folder = Path(name).expanduser().resolve()
     if folder.is_dir():
         return folder
-    known = [MODEL_ASSET, *(f"{r}/{MODEL_ASSET}" for r in recipes)]
+    known = [*TRAINED_ASSETS, *(f"{r}/{MODEL_ASSET}" for r in recipes)]
     raise PipelineError(
         f"--adapter {name}: no such folder ({folder}), and no asset with an adapter. Assets: "
         f"{', '.join(known)}.{suggest(name, known)}"

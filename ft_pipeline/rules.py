@@ -146,6 +146,7 @@ class Rule:
     wanted: Callable[[Recipe], bool] = _always
 
 
+TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
 TRAINING_WORK = ("ft_pipeline.worker.train", "ft_pipeline.worker.session")
 STUDENT_EVALUATIONS = ("student_evaluation", "ce_evaluation", "distilled_evaluation")
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")

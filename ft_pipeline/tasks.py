@@ -143,7 +143,8 @@ class GenerateTask(Section):
     """Answer one prompt on standard output. Not a build: it has no output folder."""
 
     name: ClassVar[str] = "generate"
-    base_model: Path = Field(description="Artifact of base_model.")
+    base_model: Path = Field(description="Artifact of the model that the adapters lie on.")
+    tokenizer_of: Path = Field(description="Artifact whose tokenizer and chat template are used.")
     quantization: str = Field(description="`none`, `int8` or `nf4`, as in training.")
     double_quantization: bool
     precision: str = Field(description="As in training.")

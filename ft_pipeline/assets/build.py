@@ -18,11 +18,11 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.launch import run_worker
 from ft_pipeline.lineage import write_receipt
 from ft_pipeline.project import DEFAULT_RECIPE
+from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import WorkerTask
 
 GPU_POOL = "gpu"
-TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
 LARGEST_PICTURE = 100_000
 
 # The checks of every defined asset by key: what reads an artifact sees that they were made.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def run(task: GenerateTask) -> dict[str, Any]:
     """Stream the answer; return the number of tokens and the seconds that they took."""
-    tokenizer = load_tokenizer(task.base_model)
+    tokenizer = load_tokenizer(task.tokenizer_of)
     ids = encode_prompt(tokenizer, task.prompt, task.system)
     model = load_model(task)
     check_length(model, len(ids), task.generation.max_new_tokens)

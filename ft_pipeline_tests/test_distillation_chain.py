@@ -1,0 +1,160 @@
+"""The room `distillation` as a user meets it: built once, reused, rebuilt by content, refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ft_pipeline_tests.conftest import TinyProject
+
+pytestmark = pytest.mark.slow
+STUDENT = {
+    "student": {"prune": {"layers": 2, "calibration_examples": 8}},
+    "k": 16,
+    "training": {"method": "full", "learning_rate": 1e-3, "epochs": 1, "batch_size": 8},
+}
+STUDENT["training"]["gradient_accumulation"] = 1  # type: ignore[index]
+ROOM = {"student_model", "teacher_logits", "distilled_model", "ce_model"}
+ANSWERS = {"student_evaluation", "ce_evaluation", "distilled_evaluation"}
+
+
+def add_distillation(recipe: dict[str, Any]) -> None:
+    recipe["distillation"] = json.loads(json.dumps(STUDENT))
+
+
+@pytest.fixture(scope="module")
+def taught(
+    built_project: TinyProject, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TinyProject, dict[str, str]]:
+    """The tiny project whose recipe has got a student, built; and what that built."""
+    project = built_project.copy_to(tmp_path_factory.mktemp("taught") / "project")
+    project.edit_recipe(add_distillation)
+    return project, project.build()
+
+
+def read_manifest(project: TinyProject, asset: str) -> dict[str, Any]:
+    (file,) = (project.store / asset).glob("*/manifest.json")
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def test_a_student_is_added_to_a_built_chain(taught: tuple[TinyProject, dict[str, str]]) -> None:
+    project, outcomes = taught
+    built = {asset for asset, outcome in outcomes.items() if outcome == "built"}
+    assert built == ROOM | ANSWERS | {"evaluation"}
+    comparison = next((project.store / "evaluation").glob("*/comparison.json"))
+    for file in (project.store / "evaluation").glob("*/comparison.json"):
+        if "distilled" in (found := json.loads(file.read_text(encoding="utf-8"))):
+            comparison, figures = file, found
+    assert set(figures) == {"base", "finetuned", "student", "ce", "distilled"}
+    report = (comparison.parent / "meta/report.md").read_text(encoding="utf-8")
+    assert "The untrained student has a loss of" in report
+    manifest = json.loads((comparison.parent / "manifest.json").read_text(encoding="utf-8"))
+    assert "M |" in manifest["metadata"]["models"]["markdown"]  # parameters beside the quality
+    checks = {check["name"]: check for check in manifest["checks"]}
+    assert not checks["distilled_model_beats_ce_model"]["blocking"]
+    seen = [read_manifest(project, name)["metadata"]["tokens"] for name in ("ce_model",)]
+    assert seen == [read_manifest(project, "distilled_model")["metadata"]["tokens"]]
+
+
+def test_nothing_changed_nothing_built(taught: tuple[TinyProject, dict[str, str]]) -> None:
+    assert set(taught[0].build().values()) == {"reused"}
+
+
+def test_receipt_of_the_distilled_model_names_teacher_and_student(
+    taught: tuple[TinyProject, dict[str, str]],
+) -> None:
+    file = next((taught[0].store / "distilled_model").glob("*/meta/receipt.json"))
+    behind = {line["asset"] for line in json.loads(file.read_text(encoding="utf-8"))["behind"]}
+    assert behind >= {"student_model", "teacher_logits", "finetuned_model", "raw_trivia"}
+
+
+def test_another_alpha_teaches_again_without_asking_the_teacher(
+    taught: tuple[TinyProject, dict[str, str]],
+) -> None:
+    outcomes = taught[0].build("--set", "distillation.alpha=0.1")
+    built = {asset for asset, outcome in outcomes.items() if outcome == "built"}
+    assert built == {"distilled_model", "distilled_evaluation", "evaluation"}
+
+
+def test_dry_run_says_what_a_new_row_costs(taught: tuple[TinyProject, dict[str, str]]) -> None:
+    done = taught[0].run("ft-pipeline", "run", "--dry-run", "--set", "training.seed=1")
+    assert "the teacher is finetuned_model, which changes with its rows" in done.stdout.replace(
+        "\n", " "
+    )
+    assert "distilled_model: " in done.stdout and "ce_model: " in done.stdout
+
+
+def test_the_students_answer_prompts(taught: tuple[TinyProject, dict[str, str]]) -> None:
+    for name in ("distilled_model", "ce_model"):
+        done = taught[0].run(
+            *("ft-pipeline", "generate", "--adapter", name, "--max-new-tokens", "4"),
+            *("--prompt", "Generate a quiz question about rivers."),
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_teacher_that_is_not_built_is_named(fresh_project: TinyProject, tmp_path: Any) -> None:
+    project = fresh_project.copy_to(tmp_path / "project")
+    project.edit_recipe(add_distillation)
+    done = project.run("dagster", "asset", "materialize", "--select", "teacher_logits")
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "finetuned_model is not in the store as this recipe asks for it" in said
+    assert "ft-pipeline run --to teacher_logits" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("temperature=0", "distillation.temperature"),
+        ("alpha=1.5", "distillation.alpha"),
+        ("k=0", "distillation.k"),
+        ("student.prune.layers=0", "distillation.student.prune.layers"),
+        ("divergence=jsd", "take teacher.mode online"),
+        ("training.backend=unsloth", "has a loss of its own"),
+        ("student={}", "give exactly one of `model` and `prune`"),
+        ("tial=bucket", "Did you mean `tail`?"),
+    ],
+)
+def test_a_wrong_setting_is_refused_when_the_recipe_is_read(
+    taught: tuple[TinyProject, dict[str, str]], override: str, expected: str
+) -> None:
+    done = taught[0].run("ft-pipeline", "run", "--dry-run", "--set", f"distillation.{override}")
+    assert done.returncode != 0
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("k=5000", "the vocabulary has 800 words"),
+        ("student.prune.layers=9", "9 are to stay of 3"),
+    ],
+)
+def test_what_only_the_model_can_tell_is_refused_before_it_is_loaded(
+    taught: tuple[TinyProject, dict[str, str]], override: str, expected: str
+) -> None:
+    done = taught[0].run("ft-pipeline", "run", "--set", f"distillation.{override}")
+    assert done.returncode == 1
+    assert expected in done.stdout + done.stderr
+
+
+def test_a_teacher_of_its_own_answers_new_rows_only(
+    fresh_project: TinyProject, tmp_path: Any
+) -> None:
+    project = fresh_project.copy_to(tmp_path / "project")
+    project.edit_recipe(add_distillation)
+    own = ("--set", "distillation.teacher={model: {path: model}, precision: fp32}")
+    project.build("--to", "teacher_logits", *own)
+    rows = project.read_trivia()
+    rows.append([*rows[-1][:1], *rows[-1][1:]])
+    rows[-1] = [cell.replace("a", "o") if n else cell for n, cell in enumerate(rows[-1])]
+    rows[-1] = [f"{cell} once more" if cell.endswith("?") else cell for cell in rows[-1]]
+    project.write_trivia(rows)
+    outcomes = project.build("--to", "teacher_logits", *own)
+    assert outcomes["teacher_logits"] == "built"
+    newest = max(
+        (project.store / "teacher_logits").glob("*/manifest.json"), key=lambda f: f.stat().st_mtime
+    )
+    metadata = json.loads(newest.read_text(encoding="utf-8"))["metadata"]
+    assert 0 < metadata["examples_answered"] < 0.1 * metadata["examples_from_cache"]
