@@ -5,6 +5,7 @@ here knows Dagster.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ class Chain:
         self.default = default
         self.sources = sources
         self.store = Store(project.store)
+
+    @property
+    def default_chain(self) -> "Chain":
+        """The chain of the default recipe, whose assets of shared content are plain."""
+        return Chain(self.project, DEFAULT_RECIPE, self.default, self.default, self.sources)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -332,19 +338,34 @@ def _base_model_asset(choice: BaseModelChoice, default: BaseModelChoice) -> str:
 
 def load_chain(project: Project, name: str, overrides: dict[str, tuple[str, ...]]) -> Chain:
     """Load one recipe as a chain. `overrides` holds `a.b=c` settings by recipe."""
-    sources = load_sources(project.root)
-    known = tuple(sources)
-    recipe = load_recipe(project, name, known, overrides.get(name, ()))
-    default = load_recipe(project, DEFAULT_RECIPE, known, overrides.get(DEFAULT_RECIPE, ()))
-    return Chain(project, name, recipe, default, sources)
+    (chain,) = _load_chains(project, (name,), overrides)
+    return chain
 
 
 def load_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
     """Load every recipe of the project, the default first."""
+    return _load_chains(project, list_recipes(project), overrides)
+
+
+def _load_chains(
+    project: Project, names: Sequence[str], overrides: dict[str, tuple[str, ...]]
+) -> list[Chain]:
+    """Load recipes as chains; the sources and the default recipe, which all share, are read once.
+
+    Raises PipelineError where the overrides name a recipe that does not exist.
+    """
     unknown = [name for name in overrides if name not in list_recipes(project)]
     if unknown:
         raise PipelineError(
             f"FT_OVERRIDES names the recipe {unknown[0]}, which does not exist. Known: "
             f"{', '.join(list_recipes(project))}."
         )
-    return [load_chain(project, name, overrides) for name in list_recipes(project)]
+    sources = load_sources(project.root)
+    known = tuple(sources)
+    default = load_recipe(project, DEFAULT_RECIPE, known, overrides.get(DEFAULT_RECIPE, ()))
+    recipes = {DEFAULT_RECIPE: default} | {
+        name: load_recipe(project, name, known, overrides.get(name, ()))
+        for name in names
+        if name != DEFAULT_RECIPE
+    }
+    return [Chain(project, name, recipes[name], default, sources) for name in names]

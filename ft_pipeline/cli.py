@@ -1,5 +1,6 @@
 """The command `ft-pipeline`: run, status, generate, doctor, refresh, trace, forget, …"""
 
+import gc
 import json
 import os
 import re
@@ -295,7 +296,7 @@ def new_recipe(
 
 
 def _load(name: str, overrides: list[str] | None) -> Chain:
-    """Load a chain with FT_OVERRIDES and `--set`; both then hold for the Dagster process too."""
+    """Load a chain with FT_OVERRIDES and `--set`; both then hold for chains loaded later too."""
     project = find_project()
     _require_recipe(project, name)
     words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
@@ -315,6 +316,9 @@ def _require_recipe(project: Project, name: str) -> None:
 
 def main() -> None:
     """Entry point; errors with a remedy are shown as their message, exit code 1."""
+    # Python's 700 has it search for garbage a tenth of a short run: Dagster's modules and
+    # definitions are many objects, and nearly all of them live to the end.
+    gc.set_threshold(5_000)
     try:
         app()
     except PipelineError as error:

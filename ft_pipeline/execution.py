@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.chain import Chain
+from ft_pipeline.history import hold_databases_open
+from ft_pipeline.project import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -37,19 +39,22 @@ def execute(
 
     from ft_pipeline.assets.build import asset_key
     from ft_pipeline.assets.executor import guard_run
-    from ft_pipeline.definitions import defs
 
     if show_progress:
         _show_progress()
     names = chain.upstream(target) if target else chain.names
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    job = defs.resolve_job_def(f"build_{chain.name}")
+    job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
     config["ops"] = {
         node: {"config": {"force": list(force)}} for node in _nodes_of(job, forced_keys)
     }
     run_id = str(uuid.uuid4())
-    with dg.DagsterInstance.get() as instance, guard_run(instance, run_id):
+    with (
+        hold_databases_open(),
+        dg.DagsterInstance.get() as instance,
+        guard_run(instance, run_id),
+    ):
         result = job.execute_in_process(
             run_id=run_id,
             instance=instance,
@@ -60,6 +65,17 @@ def execute(
         stats = instance.get_run_stats(result.run_id)
     seconds = (stats.end_time or 0.0) - (stats.start_time or stats.end_time or 0.0)
     return Outcome(result.run_id, seconds, _outcomes(result), _failures(result))
+
+
+def resolve_job(chain: Chain) -> "dg.JobDefinition":
+    """Return the job of a chain, defined without the recipes that have no part in it.
+
+    The default recipe's assets come first, as in definitions.py: shared ones are described alike.
+    """
+    from ft_pipeline.assets.jobs import build_definitions
+
+    chains = [chain] if chain.name == DEFAULT_RECIPE else [chain.default_chain, chain]
+    return build_definitions(chains).resolve_job_def(f"build_{chain.name}")
 
 
 def _nodes_of(job: "dg.JobDefinition", keys: set["dg.AssetKey"]) -> list[str]:
