@@ -86,32 +86,41 @@ class _SumLosses(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses = []
         of_hidden = torch.empty_like(hidden)
-        of_parameters: list[torch.Tensor] = []
+        of_parameters = [torch.zeros_like(parameter) for parameter in parameters]
         for part in cut_positions(hidden, head):
             states = hidden[part].detach().requires_grad_()
             with torch.enable_grad():
                 logits = head(states)
             found, gradient = logit_loss(logits.detach().float(), part)
             losses.append(found)
+            if _is_plain(head, logits):
+                of_hidden[part] = gradient @ head.weight  # type: ignore[attr-defined]
+                for whole in of_parameters:  # its weight, or nothing where that is frozen
+                    whole.addmm_(gradient.T, states.detach())
+                continue
             of_states, *others = torch.autograd.grad(
                 logits, [states, *parameters], gradient.to(logits.dtype)
             )
             of_hidden[part] = of_states
-            if of_parameters:
-                for whole, of_part in zip(of_parameters, others, strict=True):
-                    whole += of_part
-            else:
-                of_parameters = others
-        ctx.save_for_backward(of_hidden, *of_parameters)
+            for whole, of_part in zip(of_parameters, others, strict=True):
+                whole += of_part
+        ctx.gradients = (of_hidden, *of_parameters)
         each = torch.cat(losses)
         ctx.mark_non_differentiable(each)
         return each.sum(), each
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor, _unused: torch.Tensor) -> Any:
-        of_hidden, *of_parameters = ctx.saved_tensors
-        scaled = [gradient * scale.to(gradient.dtype) for gradient in of_parameters]
-        return of_hidden * scale.to(of_hidden.dtype), None, None, *scaled
+        of_hidden, *of_parameters = ctx.gradients
+        del ctx.gradients  # scaled in place, so a second backward must not see them
+        scaled = [gradient.mul_(scale.to(gradient.dtype)) for gradient in of_parameters]
+        return of_hidden.mul_(scale.to(of_hidden.dtype)), None, None, *scaled
+
+
+def _is_plain(head: Any, logits: torch.Tensor) -> bool:
+    """Whether a head is one product in float32: its gradients are two more, summed in place."""
+    plain = type(head) is torch.nn.Linear and head.bias is None
+    return plain and head.weight.dtype == logits.dtype == torch.float32
 
 
 def cut_positions(hidden: torch.Tensor, head: Any) -> list[slice]:

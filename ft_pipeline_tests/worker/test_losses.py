@@ -29,6 +29,30 @@ def test_chunks_change_neither_loss_nor_gradient(
         assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_with_a_bias_or_in_bf16_has_its_gradient(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 50, dtype=dtype)
+    hidden = torch.randn(9, 16, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, 50, (9,))
+    trained = [hidden, head.weight, head.bias]
+    wanted = torch.autograd.grad(
+        cross_entropy(head(hidden).float(), targets, reduction="sum") * 0.25, trained
+    )
+    found, _ = completion_loss(hidden, targets, head)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    for one, other in zip(torch.autograd.grad(found * 0.25, trained), wanted, strict=True):
+        assert torch.allclose(one, other, atol=tolerance)
+
+
+def test_a_second_backward_is_refused() -> None:
+    hidden, targets, head = make_case()
+    total, _ = completion_loss(hidden, targets, head)
+    total.backward(retain_graph=True)
+    with pytest.raises(AttributeError, match="gradients"):
+        total.backward()
+
+
 def test_no_trained_token_has_no_loss_but_a_gradient() -> None:
     hidden, targets, head = make_case(0)
     loss, _ = completion_loss(hidden, targets, head)

@@ -26,6 +26,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.recipe import BaseModelChoice, Recipe, Training, load_recipe
 from ft_pipeline.sources.catalog import load_sources
 from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
+from ft_pipeline.worker.arguments import FUSED
 from ft_pipeline_tests.conftest import ROOT, SAMPLES
 from ft_pipeline_tests.worker.templates import FAMILIES, build_model
 
@@ -242,7 +243,7 @@ def test_trainer_gets_every_setting_of_the_recipe(ran: Ran) -> None:
         "max_steps": ran.settings.max_steps or -1,
         "gradient_checkpointing": published.gradient_checkpointing,
         "seed": published.seed,
-        "optim": published.optimizer if ON_GPU else "adamw_torch",
+        "optim": "adamw_8bit" if ON_GPU and published.optimizer == "adamw_8bit" else FUSED,
         "fp16": half == "fp16",
         "bf16": half == "bf16",
     }
