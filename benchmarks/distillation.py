@@ -5,7 +5,7 @@
     python benchmarks/distillation.py --tails    # k = 8, 16, 64, 256 at T = 1 and 2, SmolLM2-135M
 
 A step: 4 sequences of 100 tokens, 58 of each trained (as in the default recipe), a student of 15
-layers and a teacher of 30 with SmolLM2's sizes and random weights, fp32, fused AdamW over all of it.
+layers and a teacher of 30 with SmolLM2's sizes and random weights, fp32, fused AdamW over all.
 Each contestant runs in a process of its own; its extra memory is the peak above what it held before
 the first step (weights, and of the teacher where it needs one). The loss alone: 2,048 trained
 tokens, from hidden states to gradients. `--tails` trains the student that the default recipe prunes

@@ -125,7 +125,7 @@ def estimate_training(
         adapter_mb=trainable * state / 1e6,
         activations_mb=count_activations(settings, config) * longest * WEIGHT_BYTES[dtype] / 1e6,
         # In float32: logits, their softmax, their gradient.
-        logits_mb=min(longest * share * config["vocab_size"], 1 << 26) * 12 / 1e6,
+        logits_mb=min(longest * share * config["vocab_size"], 1 << 24) * 12 / 1e6,
         other_mb=PROCESS_MB,
         seconds=work / (speed or 2 * ASSUMED_SPEED),
         operations=work,
