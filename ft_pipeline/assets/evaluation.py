@@ -123,8 +123,11 @@ def _describe_comparison(
         for name, value in figures.items()
         if name in ("loss", "valid_items_share", "token_f1")
     }
-    samples = report.removeprefix(table).strip()
-    return {"comparison": {"markdown": table}, "samples": {"markdown": samples}, **numbers}
+    shown = {"comparison": {"markdown": table}}
+    if "distilled" in comparison:
+        shown["distillation"] = {"markdown": explain_recovery(measure_recovery(comparison))}
+    shown["samples"] = {"markdown": report[report.index("#### ") :] if "#### " in report else ""}
+    return {**shown, **numbers}
 
 
 def _describe_models(draft: Draft) -> list[dict[str, Any]]:

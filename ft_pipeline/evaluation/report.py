@@ -9,14 +9,14 @@ from ft_pipeline.evaluation.recovery import explain_recovery, measure_recovery
 _MARKUP = re.compile(r"[\\`*_~|\[\]]")
 
 ROWS = {
-    "loss": ("completion loss (nats a token)", ".3f", "lower"),
-    "perplexity": ("perplexity", ".2f", "lower"),
-    "well_formed_items_share": ("quiz items in the asked form", ".0%", "higher"),
-    "valid_items_share": ("valid quiz items", ".0%", "higher"),
-    "think_closed_share": ("`<think>` closed", ".0%", "higher"),
-    "exact_match": ("response: exact match", ".0%", "higher"),
-    "token_f1": ("response: token F1", ".3f", "higher"),
-    "finished_share": ("answers that ended by themselves", ".0%", "higher"),
+    "loss": ("completion loss (nats a token) ↓", ".3f"),
+    "perplexity": ("perplexity ↓", ".2f"),
+    "well_formed_items_share": ("quiz items in the asked form ↑", ".0%"),
+    "valid_items_share": ("valid quiz items ↑", ".0%"),
+    "think_closed_share": ("`<think>` closed ↑", ".0%"),
+    "exact_match": ("response: exact match ↑", ".0%"),
+    "token_f1": ("response: token F1 ↑", ".3f"),
+    "finished_share": ("answers that ended by themselves ↑", ".0%"),
 }
 
 
@@ -34,15 +34,18 @@ def render_report(
 
 
 def render_table(comparison: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one column a model; a figure that no model has gets no row."""
+    """Return one column a model; a figure that no model has gets no row.
+
+    An arrow at a row's label says whether more is better, or less.
+    """
     models = list(comparison)
-    lines = [f"| | {' | '.join(models)} | better is |", f"|---|{'---:|' * len(models)}---|"]
-    for name, (label, form, better) in ROWS.items():
+    lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for name, (label, form) in ROWS.items():
         if any(name in comparison[model] for model in models):
             values = (
                 format(comparison[m][name], form) if name in comparison[m] else "–" for m in models
             )
-            lines.append(f"| {label} | {' | '.join(values)} | {better} |")
+            lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 

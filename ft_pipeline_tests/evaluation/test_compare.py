@@ -126,8 +126,8 @@ def test_the_comparison_is_written(comparison: dict[str, dict[str, Any]], folder
         "items_valid": 1,
     }
     report = (folder / "meta" / "report.md").read_text(encoding="utf-8")
-    assert report.startswith("| | base | finetuned | better is |\n")
-    assert "| completion loss (nats a token) | 2.000 | 1.000 | lower |" in report
+    assert report.startswith("| | base | finetuned |\n")
+    assert "| completion loss (nats a token) ↓ | 2.000 | 1.000 |" in report
     assert report.count("#### ") == 2
 
 
@@ -155,10 +155,10 @@ def test_a_loss_beyond_what_e_can_be_raised_to_has_a_perplexity(folder: Path) ->
 def test_the_table_has_a_dash_where_one_model_has_no_figure() -> None:
     table = render_table({"base": {"loss": 2.0}, "finetuned": {"loss": 1.5, "token_f1": 0.25}})
     assert table.splitlines() == [
-        "| | base | finetuned | better is |",
-        "|---|---:|---:|---|",
-        "| completion loss (nats a token) | 2.000 | 1.500 | lower |",
-        "| response: token F1 | – | 0.250 | higher |",
+        "| | base | finetuned |",
+        "|---|---:|---:|",
+        "| completion loss (nats a token) ↓ | 2.000 | 1.500 |",
+        "| response: token F1 ↑ | – | 0.250 |",
     ]
 
 
