@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ft_pipeline.errors import suggest
 from ft_pipeline.project import DEFAULT_RECIPE, Project
@@ -78,6 +78,16 @@ class Recipe(Section):
     tracking: Tracking = Field(
         default_factory=Tracking, description="Where else the metrics of a training are sent."
     )
+
+    @model_validator(mode="after")
+    def _student_can_be_cut(self) -> "Recipe":
+        prune = self.distillation.student.prune if self.distillation else None
+        if prune and prune.source == "finetuned" and self.training.method == "bottleneck":
+            raise ValueError(
+                "distillation.student.prune.source finetuned: bottleneck adapters cannot be merged "
+                "into the weights that are pruned; take source base, or another training.method"
+            )
+        return self
 
     @property
     def sources(self) -> tuple[str, ...]:

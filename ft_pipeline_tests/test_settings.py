@@ -478,3 +478,11 @@ def test_any_override_is_applied_or_refused(path: list[str], value: str) -> None
 )
 def test_overrides_are_split_by_recipe(text: str, expected: dict[str, tuple[str, ...]]) -> None:
     assert split_overrides(text) == expected
+
+
+def test_a_student_is_not_cut_out_of_what_cannot_be_merged(tmp_path: Path) -> None:
+    data = copy.deepcopy(MINIMAL)
+    data["training"] = {"method": "bottleneck"}
+    data["distillation"] = {"student": {"prune": {"layers": 2, "source": "finetuned"}}}
+    with pytest.raises(SettingsError, match="bottleneck adapters cannot be merged"):
+        load_text(tmp_path, yaml.safe_dump(data))
