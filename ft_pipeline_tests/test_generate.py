@@ -241,7 +241,11 @@ def test_missing_model_names_the_command_and_torch_is_not_imported(
         (("finetuned_model=nan",), {}, "weight"),
         (("finetuned_mode",), {}, "no such folder .* Did you mean `finetuned_model`"),
         (("base_model",), {}, "no such folder .* no asset with an adapter"),
-        (("other/finetuned_model",), {}, "Assets: finetuned_model, quiz/finetuned_model"),
+        (
+            ("other/finetuned_model",),
+            {},
+            "ce_model, quiz/finetuned_model",
+        ),
         (("finetuned_model",), {"base_alone": True}, "give it or --adapter, not both"),
         ((), {"prompt": " \n"}, "the prompt is empty"),
         ((), {"sampling": {"top_p": 2.0}}, "generate: top_p: .*less than or equal to 1"),

@@ -137,7 +137,7 @@ def _describe_models(draft: Draft) -> list[dict[str, Any]]:
         {
             "model": MODELS[name][2],
             "parameters": f"{m['parameters'] / 1e6:,.1f} M",
-            "MB": m["size_mb"],
+            "MB": f"{m['size_mb']:,.1f}",
             "loss": f"{m['loss']:.3f}",
             "seconds for the same answers and scores": m["seconds_evaluating"],
         }

@@ -121,7 +121,7 @@ def measure_size_mb(held: HeldModel) -> float:
     if held.adapter is None or not is_whole_model(held.adapter):
         folders.append(locate_weights(held.base_model))
     files = (file for folder in folders for file in folder.glob("*.safetensors"))
-    return round(sum(file.stat().st_size for file in files) / 1e6, 1)
+    return round(sum(file.stat().st_size for file in files) / 1e6, 3)
 
 
 def choose_examples(examples: list[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
