@@ -1,6 +1,5 @@
 """The teacher's side of a distillation: stored answers by example, or the teacher in the loop."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ from ft_pipeline.worker.vocabulary import count_words, require_room, require_sam
 
 PREFIX = "teacher_"
 READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
-
-logger = logging.getLogger(__name__)
 
 
 class Lesson:
@@ -117,9 +114,7 @@ class OnlineLesson(Lesson):
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
-        read = {
-            n: inputs[n] for n in ("input_ids", "attention_mask", "position_ids") if n in inputs
-        }
+        read = {name: inputs[name] for name in READ_BY_MODEL if name in inputs}
         hidden = self._body(**read, use_cache=False).last_hidden_state
         states, _ = select_trained(hidden, inputs["labels"])
         return online_loss(targets, states, self._head, self.settings, self.words)

@@ -88,6 +88,11 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         self.settings, self.work, self.watch = settings, work, watch
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
         self._parts = None if is_unsloth(self.model) else find_body_and_head(self.model)
+        if self._parts is None and work.lesson is not None:
+            raise PipelineError(
+                f"distillation.student: {type(self.model).__name__} changes its logits behind its "
+                "head (soft-capping or scaling), which is not supported. Choose another student."
+            )
         self._step_loss: torch.Tensor | float = 0.0
         self._step_trained = self._step_tokens = 0
         self._step_start = monotonic()
