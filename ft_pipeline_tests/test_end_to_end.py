@@ -314,7 +314,7 @@ def test_evaluation_report_sets_the_models_side_by_side(built_project: TinyProje
     comparison = artifact.read_json("comparison.json")
     assert comparison["finetuned"]["loss"] < comparison["base"]["loss"]
     report = (artifact.path / "meta/report.md").read_text(encoding="utf-8")
-    assert "| completion loss (nats a token) |" in report
+    assert "| completion loss (nats a token) ↓ |" in report
     assert "| base | finetuned | reference |" in report
 
 
