@@ -124,7 +124,7 @@ def test_a_training_that_fits_on_no_rung_shows_what_was_tried(
 ) -> None:
     longer = write_long_examples(inputs, tmp_path, 2000)
     config = write_task(longer, tmp_path / "run", **LADDER | {"batch_size": 2})
-    code, log = train_limited(config, 80)
+    code, log = train_limited(config, 100)
     assert code == 1, log[-3000:]
     assert "memory is too small for this training. Tried:" in log
     assert "    1             2         yes  out of memory" in log
