@@ -6,6 +6,7 @@ here knows Dagster.
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_versions
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.forget import read_forgotten
+from ft_pipeline.pins import Pins
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import BaseModelChoice, Recipe, Training, list_recipes, load_recipe
 from ft_pipeline.rules import RAW, RULES, Rule
@@ -68,11 +70,24 @@ class Chain:
         self.default = default
         self.sources = sources
         self.store = Store(project.store)
+        self.pins: Pins | None = None
 
     @property
     def default_chain(self) -> "Chain":
         """The chain of the default recipe, whose assets of shared content are plain."""
         return Chain(self.project, DEFAULT_RECIPE, self.default, self.default, self.sources)
+
+    def during(self, run_id: str, continued: str | None = None) -> "Chain":
+        """The chain as one run sees it: what it looks up outside of the store stays as it was.
+
+        `continued` is the run whose failed steps this one repeats, if any.
+        """
+        runs = self.project.store / "runs"
+        chain = copy(self)
+        chain.pins = Pins(runs / run_id)
+        if continued is not None:
+            chain.pins.take_over(runs / continued)
+        return chain
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -261,11 +276,16 @@ class Chain:
 
     def _revision(self, name: str) -> dict[str, Any]:
         """What is asked for beyond the declared settings: the revision of outside content."""
+        if self.pins is None:
+            return self._look_up(name)
+        return self.pins.keep(self.asset(name), lambda: self._look_up(name))
+
+    def _look_up(self, name: str) -> dict[str, Any]:
         if name in ("base_model", "teacher_model", "student_model"):
             path = self._local_model(name)
             return {"revision": self._hash_local_model(name, path)} if path else {}
         if name == "prompt_completions":
-            return self._hash_side_files()
+            return self.hash_side_files()
         if self.rule(name) is not RAW:
             return {}
         source = name.removeprefix("raw_")
@@ -295,7 +315,7 @@ class Chain:
                 )
         return files
 
-    def _hash_side_files(self) -> dict[str, Any]:
+    def hash_side_files(self) -> dict[str, Any]:
         """What decides the examples beside recipe and sources: held-out and forgotten rows."""
         forgotten, held_out = read_forgotten(self.project.root), self.held_out
         found: dict[str, Any] = {"forgotten": hash_json(forgotten)} if forgotten else {}

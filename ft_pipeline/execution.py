@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline import tags
 from ft_pipeline.chain import Chain
 from ft_pipeline.history import hold_databases_open
 from ft_pipeline.project import DEFAULT_RECIPE
@@ -60,6 +61,7 @@ def execute(
             instance=instance,
             asset_selection=[asset_key(chain, name) for name in names],
             run_config=config,
+            tags={tags.ASK_UPSTREAM: "no"},
             raise_on_error=False,
         )
         stats = instance.get_run_stats(result.run_id)
@@ -72,10 +74,11 @@ def resolve_job(chain: Chain) -> "dg.JobDefinition":
 
     The default recipe's assets come first, as in definitions.py: shared ones are described alike.
     """
+    from ft_pipeline.assets.automation import refresh_name
     from ft_pipeline.assets.jobs import build_definitions
 
     chains = [chain] if chain.name == DEFAULT_RECIPE else [chain.default_chain, chain]
-    return build_definitions(chains).resolve_job_def(f"build_{chain.name}")
+    return build_definitions(chains).resolve_job_def(refresh_name(chain.name))
 
 
 def _nodes_of(job: "dg.JobDefinition", keys: set["dg.AssetKey"]) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from ft_pipeline.errors import suggest
 from ft_pipeline.project import DEFAULT_RECIPE, Project
+from ft_pipeline.sections.automation import Automation
 from ft_pipeline.sections.distillation import Distillation, Prune, Student, Teacher
 from ft_pipeline.sections.evaluation import Evaluation, Generation, Metrics
 from ft_pipeline.sections.examples import (
@@ -35,6 +36,7 @@ from ft_pipeline.settings import Section, SettingsError, apply_overrides, read_y
 
 __all__ = [
     "TEMPLATES",
+    "Automation",
     "BaseModelChoice",
     "Bottleneck",
     "CustomTemplate",
@@ -77,6 +79,9 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Evaluation.")
     tracking: Tracking = Field(
         default_factory=Tracking, description="Where else the metrics of a training are sent."
+    )
+    automation: Automation = Field(
+        default_factory=Automation, description="When the chain is rebuilt by itself."
     )
 
     @model_validator(mode="after")

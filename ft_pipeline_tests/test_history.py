@@ -78,5 +78,5 @@ def test_a_recipe_has_the_same_job_alone_as_among_all(recipe: str, tmp_path: Pat
 
     chains = load_chains(Project(ROOT, tmp_path), {})
     (chain,) = (chain for chain in chains if chain.name == recipe)
-    among_all = build_definitions(chains).resolve_job_def(f"build_{recipe}")
+    among_all = build_definitions(chains).resolve_job_def(f"refresh_{recipe}")
     assert resolve_job(chain).get_job_snapshot_id() == among_all.get_job_snapshot_id()

@@ -6,42 +6,28 @@ The processes are found by the project's folder, which every worker has in its c
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline_tests.conftest import TinyProject
+from ft_pipeline_tests.server import (
+    LAUNCH,
+    dagster_dev,
+    describe_launch,
+    processes_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
 # Another fingerprint than the built one, and more steps than the test waits for.
 LONG = {"FT_OVERRIDES": "training.max_steps=60 training.save_steps=5"}
 COMMAND = ["dagster", "asset", "materialize", "--select", "finetuned_model"]
-
-
-def processes_of(project: TinyProject, mark: str = "") -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(project.root) in line and mark in line and process.info["status"] != "zombie":
-            found.append(process)
-    return found
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
 
 
 def training_steps(project: TinyProject) -> int:
@@ -92,87 +78,28 @@ def read_report(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer: dict[str, Any] = json.load(response)
-    assert "errors" not in answer, answer
-    return dict(answer["data"])
-
-
-def is_up(port: int) -> bool:
-    try:
-        return bool(ask(port, "{ version }"))
-    except OSError:
-        return False
-
-
-LAUNCH = """
-mutation($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
-"""
 TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
 STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
 def test_cancel_in_the_ui_ends_the_worker(project: TinyProject) -> None:
-    port = free_port()
-    log = (project.root / "dev.log").open("wb")
-    server = subprocess.Popen(
-        [
-            *["dagster", "dev", "--host", "127.0.0.1", "-m", "ft_pipeline.definitions", "--port"],
-            str(port),
-        ],
-        cwd=project.root,
-        env=project.environment | LONG,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # Started in the background of a script it would ignore Ctrl-C, and SIGTERM with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )
-    try:
-        wait_until(lambda: is_up(port), "the web server", 90)
-        selector = {
-            "repositoryLocationName": "ft_pipeline.definitions",
-            "repositoryName": "__repository__",
-            "pipelineName": "build_quiz",
-            "assetSelection": [{"path": ["finetuned_model"]}],
-            "assetCheckSelection": None,
-        }
-        params = {"selector": selector, "runConfigData": {}, "mode": "default"}
-        launched = ask(port, LAUNCH, params=params)["launchPipelineExecution"]
+    with dagster_dev(project, **LONG) as server:
+        params = describe_launch("refresh_quiz", "finetuned_model")
+        launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         run_id = launched["run"]["runId"]
         wait_until(lambda: training_steps(project) > 1, "the training")
-        assert ask(port, TERMINATE, id=run_id)["terminateRun"]["__typename"] == (
+        assert server.ask(TERMINATE, id=run_id)["terminateRun"]["__typename"] == (
             "TerminateRunSuccess"
         )
         wait_until(lambda: not processes_of(project, "ft_pipeline.worker"), "the end", 60)
         wait_until(
-            lambda: ask(port, STATUS, id=run_id)["runOrError"]["status"] == "CANCELED",
+            lambda: server.ask(STATUS, id=run_id)["runOrError"]["status"] == "CANCELED",
             "the status CANCELED",
             60,
         )
         assert not list(project.store.rglob("*.draft-*"))
         assert list((project.store / "checkpoints").rglob("step-*/complete.json"))
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
 
 
 def test_step_is_repeated_by_hand_from_its_config(project: TinyProject) -> None:

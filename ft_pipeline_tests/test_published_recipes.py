@@ -215,7 +215,7 @@ def test_scam_labels_are_named() -> None:
 def test_variant_of_the_default_differs_in_its_adapter(name: str, path: str, expected: str) -> None:
     variant, default = load(name), load("quiz")
     assert read(variant, path) == expected
-    same: dict[str, Any] = {"description": True, "distillation": True}
+    same: dict[str, Any] = {"description": True, "distillation": True, "automation": True}
     same["training"] = {"backend", "method", "lora", "bottleneck"}
     assert variant.model_dump(exclude=same) == default.model_dump(exclude=same)
 

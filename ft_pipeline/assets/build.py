@@ -24,6 +24,8 @@ from ft_pipeline.tasks import WorkerTask
 
 GPU_POOL = "gpu"
 LARGEST_PICTURE = 100_000
+# What Dagster tags a run with that repeats only what failed in another.
+RESUME_TAGS = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 # The checks of every defined asset by key: what reads an artifact sees that they were made.
 CHECKS: dict[str, tuple[Check, ...]] = {}
@@ -78,13 +80,15 @@ def define(
     specs: Mapping[str, dg.AssetSpec],
     checks: Mapping[str, Sequence[Check]],
     work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
-    prepare: Callable[[], object] | None = None,
+    prepare: Callable[[dg.AssetExecutionContext], object] | None = None,
+    is_wanted: Callable[[dg.AssetExecutionContext, Request], bool] | None = None,
     pool: str | None = None,
 ) -> dg.AssetsDefinition:
     """Define one or more assets that one piece of work builds.
 
     `work` receives the drafts of the assets that the store does not have and fills their folders;
-    `prepare` runs before the inputs are looked up.
+    `prepare` runs before the inputs are looked up. Where `is_wanted` denies one that the store
+    does not have, the run ends there: nothing is built, and what follows is skipped.
     """
 
     CHECKS.update({chain.asset(name): tuple(checks.get(name, ())) for name in specs})
@@ -93,7 +97,8 @@ def define(
         name="__".join(asset_key(chain, next(iter(specs))).path),
         specs=list(specs.values()),
         check_specs=[s for name in specs for s in check_specs(chain, name, checks.get(name, ()))],
-        can_subset=len(specs) > 1,
+        # Dagster lets only those that can be subsetted end without all their outputs.
+        can_subset=len(specs) > 1 or is_wanted is not None,
         pool=pool,
     )
     def materialize(
@@ -102,8 +107,9 @@ def define(
         selected = [name for name, s in specs.items() if s.key in context.selected_asset_keys]
         try:
             if prepare is not None:
-                prepare()
-            yield from _materialize(context, chain, selected, checks, work, config.force)
+                prepare(context)
+            seen = chain.during(context.run_id, _continued_run(context))
+            yield from _materialize(context, seen, selected, checks, work, config.force, is_wanted)
         except PipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 
@@ -128,6 +134,7 @@ def _materialize(
     checks: Mapping[str, Sequence[Check]],
     work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
     force: Sequence[str],
+    is_wanted: Callable[[dg.AssetExecutionContext, Request], bool] | None,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     store = chain.store
     with contextlib.ExitStack() as stack:
@@ -146,6 +153,8 @@ def _materialize(
                 logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
                 yield _result(chain, name, artifact, reused=True)
                 continue
+            if is_wanted is not None and not forced and not is_wanted(context, request):
+                continue
             _refuse_training(name, request)
             if forced:  # from the start, not from where another try ended
                 store.remove_checkpoints(request.asset, request.ingredients.fingerprint)
@@ -159,6 +168,13 @@ def _materialize(
             artifact = _publish(draft, chain, checks.get(name, ()), context.run_id)
             logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
             yield _result(chain, name, artifact, reused=False)
+
+
+def _continued_run(context: dg.AssetExecutionContext) -> str | None:
+    """Return the run whose failed steps this one repeats ("re-execute from failure"), if any."""
+    run = context.run
+    continues = any(run.tags.get(tag) == "true" for tag in RESUME_TAGS)
+    return run.parent_run_id if continues else None
 
 
 def _refuse_training(name: str, request: Request) -> None:

@@ -13,17 +13,20 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline import tags
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import define, spec
 from ft_pipeline.assets.sources import preview_table
-from ft_pipeline.chain import Chain
+from ft_pipeline.chain import Chain, Request
 from ft_pipeline.checks import Check, Verdict
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.examples.build import (
     RawSource,
     build_examples,
     list_template_fields,
     read_questions,
 )
+from ft_pipeline.examples.new_rows import list_known_rows, list_row_ids
 from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
 from ft_pipeline.examples.sides import (
     FIELDS,
@@ -37,10 +40,11 @@ from ft_pipeline.examples.sides import (
 )
 from ft_pipeline.examples.split import Side
 from ft_pipeline.examples.text import count_control_tokens
-from ft_pipeline.forget import read_forgotten
+from ft_pipeline.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.jsonl import iterate_jsonl
 from ft_pipeline.store import Draft
 
+SIDE_FILES = ("forgotten", "held_out")
 SHOWN_EXAMPLES = 10
 SHOWN_REJECTED = 5
 COUNTS = ("rows_read", "rows_used", "rows_rejected", "rows_neutralized")
@@ -72,6 +76,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
             forgotten=read_forgotten(chain.project.root),
             row_cache=chain.project.store / "rows",
         )
+        _refuse_changed_files(chain, draft)
         draft.metadata.update(_describe_examples(draft, report))
         draft.metadata["dagster/column_lineage"] = {"lineage": _trace_columns(chain, report)}
 
@@ -89,7 +94,44 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         _near_check(chain),
         _held_out_check(chain),
     ]
-    return define(chain, {name: described}, {name: checks}, work)
+
+    def has_enough_new_rows(context: dg.AssetExecutionContext, request: Request) -> bool:
+        least = chain.recipe.automation.min_new_rows
+        if not least or context.run.tags.get(tags.STARTED_BY) != tags.NEW_DATA:
+            return True
+        found = _count_new_rows(chain, request.inputs)
+        if found is None or found >= least:
+            return True
+        context.log.info(
+            f"{request.asset}: {found} new rows, and automation.min_new_rows is {least}: nothing "
+            "is rebuilt yet. They wait for more, for the schedule, or for a run by hand."
+        )
+        return False
+
+    return define(chain, {name: described}, {name: checks}, work, is_wanted=has_enough_new_rows)
+
+
+def _count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
+    """Count the rows that the newest examples were not made from; None where there are none."""
+    asset = chain.asset("prompt_completions")
+    built = chain.store.manifests(asset)
+    if not built:
+        return None
+    found: set[str] = set()
+    for given in chain.recipe.examples.inputs:
+        declared, files = chain.sources[given.source], raw[f"raw_{given.source}"].content
+        found |= list_row_ids(given.source, declared, given.parser, files)
+    return len(found - list_known_rows(chain.store.folder(asset, built[0].fingerprint)))
+
+
+def _refuse_changed_files(chain: Chain, draft: Draft) -> None:
+    """Raise PipelineError where forgotten or held-out rows changed after the run began."""
+    expected = {n: v for n, v in draft.ingredients.settings.items() if n in SIDE_FILES}
+    if chain.hash_side_files() != expected:
+        raise PipelineError(
+            f"{draft.asset}: {FORGET_FILE} or a file of examples.held_out changed after this run "
+            "began. Nothing was kept; run again."
+        )
 
 
 def _describe_examples(draft: Draft, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline import tags
 from ft_pipeline.artifacts import Artifact, hash_json
 from ft_pipeline.assets.build import asset_key, define, spec
 from ft_pipeline.chain import Chain
@@ -46,16 +47,26 @@ def define_sources(chain: Chain) -> list[dg.AssetsDefinition]:
     ]
 
 
-def _upstream_key(chain: Chain, source: str) -> dg.AssetKey:
+def upstream_key(chain: Chain, source: str) -> dg.AssetKey:
+    """Return the key of what a source's raw files come from."""
     raw = asset_key(chain, f"raw_{source}").path[-1]
     return dg.AssetKey(raw.removeprefix("raw_") + "_upstream")
+
+
+def observe(key: dg.AssetKey, revision: str, failure: str | None = None) -> dg.AssetObservation:
+    """Return the event that upstream has this revision, or had, where it did not answer."""
+    return dg.AssetObservation(
+        asset_key=key,
+        tags={"dagster/data_version": revision},
+        metadata={"revision": revision, **({"failure": failure} if failure else {})},
+    )
 
 
 def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
     declared = chain.sources[source]
 
     upstream_spec = dg.AssetSpec(
-        _upstream_key(chain, source),
+        upstream_key(chain, source),
         group_name="sources",
         description=f"What upstream has. {declared.description} Observing asks for the newest "
         "revision (Kaggle version, hub commit, or hash of local files) and downloads nothing.",
@@ -65,7 +76,7 @@ def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
     @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
         name=upstream_spec.key.path[-1], specs=[upstream_spec]
     )
-    def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
+    def look(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         try:
             revision = _newest_revision(chain, source)
         except PipelineError as error:
@@ -76,7 +87,7 @@ def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
             metadata={"revision": revision},
         )
 
-    return observe
+    return look
 
 
 def _newest_revision(chain: Chain, source: str) -> str:
@@ -96,16 +107,26 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
         name,
         description=f"{declared.description} The files of `{source}`, unchanged, from {origin}.",
         kinds={"file" if chain.recipe.use_samples else declared.kind.replace("_", "")},
-    ).replace_attributes(deps=[_upstream_key(chain, source)])
+    ).replace_attributes(deps=[upstream_key(chain, source)])
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         _fetch(chain, source, drafts[name])
 
-    def prepare() -> None:
+    def prepare(context: dg.AssetExecutionContext) -> None:
         project = chain.project
         sample = chain.recipe.use_samples
-        if read_revision(source, declared, project.root, project.store, sample) is None:
-            resolve_revision(source, declared, project.root, project.store)
+        known = read_revision(source, declared, project.root, project.store, sample)
+        asked = context.run.tags.get(tags.ASK_UPSTREAM) == "yes" and not sample
+        if known is not None and not asked:
+            return
+        try:
+            revision = resolve_revision(source, declared, project.root, project.store)
+        except PipelineError as error:
+            if known is None:
+                raise
+            context.log.warning(f"upstream was not asked, revision {known} stays: {error}")
+            return
+        context.log_event(observe(upstream_key(chain, source), revision))
 
     reading = hash_json(describe_reading(declared))
 

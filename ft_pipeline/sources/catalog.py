@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ft_pipeline.durations import Duration
 from ft_pipeline.errors import suggest
 from ft_pipeline.settings import Section, SettingsError, read_yaml, validate
 from ft_pipeline.sources.secrets import hide_secrets
@@ -110,6 +111,11 @@ class Source(Section):
         default=None,
         description="Bundled file in the same format, read where a recipe says "
         "`use_samples: true`; path relative to the project's root.",
+    )
+    observe_every: Duration | None = Field(
+        default=None,
+        description="How often its sensor looks for new data (`30s`, `12h`); default: 30s for "
+        "files of this machine, 10m for what is asked over the network. Dropped files: 30s.",
     )
 
 

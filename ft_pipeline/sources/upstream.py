@@ -41,7 +41,7 @@ from ft_pipeline.stamps import hash_files
 
 # Declared fields that do not decide which bytes are fetched, but how they are read or described.
 HOW_READ = {"identity", "format", "columns", "aliases"}
-READING = {"description", "licence", "sample", *HOW_READ}
+READING = {"description", "licence", "sample", "observe_every", *HOW_READ}
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,11 @@ def resolve_revision(name: str, source: AnySource, root: Path, store: Path) -> s
     return str(read_revision(name, source, root, store, use_sample=False))
 
 
+def is_local(source: AnySource) -> bool:
+    """Say whether a source is files of this machine, which are looked at without a network."""
+    return isinstance(source, FilesSource) and not remote_files.is_remote(source.path)
+
+
 def fetch(
     name: str, source: AnySource, revision: str, root: Path, folder: Path, use_sample: bool
 ) -> Fetched:
@@ -148,7 +153,7 @@ def _local_files(
     if use_sample:
         sample = sample_file(name, source, root)
         return {sample.name: sample}
-    if isinstance(source, FilesSource) and not remote_files.is_remote(source.path):
+    if isinstance(source, FilesSource) and is_local(source):
         return list_local_files(source.path, root)
     return None
 

@@ -39,7 +39,7 @@ from ft_pipeline.worker.hardware import (
 from ft_pipeline.worker.held import load_held
 from ft_pipeline.worker.losses import Head, cut_positions, find_body_and_head, select_trained
 from ft_pipeline.worker.tokens import read_tokens
-from ft_pipeline.worker.vocabulary import count_words, require_room, require_same_words
+from ft_pipeline.worker.vocabulary import count_shared_words
 
 LOGITS_FILE = "logits.arrow"
 EXAMPLES_FILE = "examples.arrow"
@@ -93,10 +93,7 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
 
 def check_teacher(task: TeacherLogitsTask) -> int:
     """Return the number of words. Raises PipelineError where they are not the teacher's as well."""
-    words = count_words(task.words_of)
-    if task.teacher.base_model != task.words_of:
-        require_same_words(task.words_of, task.teacher.base_model, "distillation.teacher.model")
-    require_room(task.teacher.base_model, words, "distillation.teacher.model")
+    words = count_shared_words(task.words_of, task.teacher.base_model)
     if task.k > words:
         raise PipelineError(
             f"distillation.k: {task.k}, but the vocabulary has {words} words. Lower it; {words} "

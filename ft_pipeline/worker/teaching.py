@@ -23,7 +23,7 @@ from ft_pipeline.worker.teacher_logits import (
     key_of,
     read_arrow,
 )
-from ft_pipeline.worker.vocabulary import count_words, require_room, require_same_words
+from ft_pipeline.worker.vocabulary import count_shared_words, require_room
 
 PREFIX = "teacher_"
 READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
@@ -122,13 +122,9 @@ class OnlineLesson(Lesson):
 
 def check_words(teaching: Teaching, student: Path) -> int:
     """Return the number of words that count. Raises VocabularyMismatch; loads no model."""
-    words = count_words(teaching.words_of)
+    teacher = teaching.words_of if teaching.teacher is None else teaching.teacher.base_model
+    words = count_shared_words(teaching.words_of, teacher)
     require_room(student, words, "distillation.student")
-    if teaching.teacher is not None:
-        teacher = teaching.teacher.base_model
-        if teacher != teaching.words_of:
-            require_same_words(teaching.words_of, teacher, "distillation.teacher.model")
-        require_room(teacher, words, "distillation.teacher.model")
     return words
 
 

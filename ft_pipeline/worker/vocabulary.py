@@ -23,6 +23,15 @@ def count_words(folder: Path) -> int:
     return max(read_words(folder)) + 1
 
 
+def count_shared_words(base: Path, teacher: Path) -> int:
+    """Return the number of the base's words. Raises VocabularyMismatch where a teacher's differ."""
+    words = count_words(base)
+    if teacher != base:
+        require_same_words(base, teacher, "distillation.teacher.model")
+    require_room(teacher, words, "distillation.teacher.model")
+    return words
+
+
 def require_same_words(base: Path, other: Path, named: str) -> None:
     """Raise VocabularyMismatch where a word of the base's tokenizer has another id in `other`.
 

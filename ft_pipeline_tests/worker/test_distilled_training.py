@@ -1,6 +1,7 @@
 """Students that learn from a teacher, in the real trainer: the same however it is done."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.recipe import Distillation, Prune
@@ -165,3 +167,26 @@ def test_logits_of_other_tokens_end_before_a_model_is_loaded(
     with pytest.raises(PipelineError, match="no answers for example"):
         train_here(write_task(others, tmp_path / "run", teaching, **FULL))
     assert os.listdir(tmp_path / "run/output") == ["meta"]
+
+
+def test_a_student_with_soft_capped_logits_is_refused(
+    inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path
+) -> None:
+    """Gemma 2 caps its logits behind the head, where the loss from hidden states would miss it."""
+    capped = tmp_path / "gemma"
+    shutil.copytree(pruned.base_model, capped)
+    config = Gemma2Config(
+        vocab_size=WORDS,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        pad_token_id=0,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(capped)
+    given = WorkerInputs(capped, inputs.examples, inputs.train_tokens, inputs.val_tokens)
+    task = write_task(given, tmp_path / "run", teach(inputs, tmp_path), **FULL)
+    with pytest.raises(PipelineError, match=r"Gemma2ForCausalLM changes its logits"):
+        train_here(task)

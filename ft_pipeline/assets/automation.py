@@ -1,0 +1,225 @@
+"""What starts by itself: a sensor for each source, a schedule and two jobs for each recipe.
+
+observe_trivia           looks for new data; requests refresh_quiz
+refresh_quiz             asks upstream, and builds what changed of the whole chain
+evaluate_quiz            the evaluations alone
+refresh_quiz_schedule    from `automation.schedule`
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline import tags
+from ft_pipeline.assets.build import asset_key
+from ft_pipeline.assets.sources import observe, upstream_key
+from ft_pipeline.chain import Chain
+from ft_pipeline.durations import to_seconds
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.upstream import is_local, read_revision, resolve_revision
+from ft_pipeline.watch import Reader, Watch, decide, name_request, note_failure, parse_watch
+
+LOCAL_SECONDS = 30  # between two looks at files of this machine, dropped ones included
+NETWORK_SECONDS = 600
+# Dagster gives a sensor 60 s; the reason why upstream does not answer should still be told.
+LONGEST_LOOK = 45.0
+
+
+def refresh_name(recipe: str) -> str:
+    """Return the name of the job that builds a recipe's whole chain."""
+    return f"refresh_{recipe}"
+
+
+def define_refresh(chain: Chain) -> Any:
+    """Define the job that builds a recipe's whole chain."""
+    return dg.define_asset_job(
+        refresh_name(chain.name),
+        selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in chain.names)),
+        description=f"Asks upstream for newer data and builds what changed of recipe {chain.name}: "
+        f"{chain.recipe.description}",
+        tags={tags.RECIPE: chain.name},
+        run_tags={tags.RECIPE: chain.name, tags.ASK_UPSTREAM: "yes"},
+    )
+
+
+def define_evaluate(chain: Chain) -> Any:
+    """Define the job that scores what the store has."""
+    scored = [name for name in chain.names if chain.rule(name).room == "evaluation"]
+    return dg.define_asset_job(
+        f"evaluate_{chain.name}",
+        selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in scored)),
+        description=f"Scores the models of recipe {chain.name} that the store has; trains nothing.",
+        tags={tags.RECIPE: chain.name},
+        run_tags={tags.RECIPE: chain.name},
+    )
+
+
+def define_schedule(chain: Chain) -> list[dg.ScheduleDefinition]:
+    """Define the schedule of a recipe that has one; it is on unless the recipe is paused."""
+    settings = chain.recipe.automation
+    if settings.schedule is None:
+        return []
+    return [
+        dg.ScheduleDefinition(
+            name=f"{refresh_name(chain.name)}_schedule",
+            job_name=refresh_name(chain.name),
+            cron_schedule=settings.schedule,
+            execution_timezone=settings.timezone,
+            default_status=(
+                dg.DefaultScheduleStatus.STOPPED
+                if settings.paused
+                else dg.DefaultScheduleStatus.RUNNING
+            ),
+            tags={tags.STARTED_BY: tags.SCHEDULE},
+            description=f"Asks upstream and builds what changed of recipe {chain.name}, at "
+            f"`{settings.schedule}` ({settings.timezone}).",
+        )
+    ]
+
+
+def define_sensors(
+    chains: Sequence[Chain], refresh: Mapping[str, Any]
+) -> list[dg.SensorDefinition]:
+    """Define one sensor for each source that a recipe reads, samples and full sources apart."""
+    readers: dict[tuple[dg.AssetKey, str], list[Chain]] = {}
+    for chain in chains:
+        for source in dict.fromkeys(chain.recipe.sources):
+            readers.setdefault((upstream_key(chain, source), source), []).append(chain)
+    return [
+        _define_sensor(key, source, found, [refresh[chain.name] for chain in found])
+        for (key, source), found in readers.items()
+    ]
+
+
+def _define_sensor(
+    key: dg.AssetKey, source: str, chains: Sequence[Chain], jobs: Sequence[Any]
+) -> dg.SensorDefinition:
+    name = key.path[-1].removesuffix("_upstream")
+    wanted = [c.name for c in chains if _runs_on_new_data(c)]
+    named = ", ".join(refresh_name(c.name) for c in chains)
+
+    @dg.sensor(
+        name=f"observe_{name}",
+        jobs=jobs,
+        minimum_interval_seconds=min(LOCAL_SECONDS, _observe_seconds(chains[0], source)),
+        default_status=(
+            dg.DefaultSensorStatus.RUNNING if wanted else dg.DefaultSensorStatus.STOPPED
+        ),
+        description=f"Looks for new data of source {source}; a new revision starts {named}, as "
+        "`automation` of the recipe says. On for: " + (", ".join(wanted) or "no recipe") + ".",
+    )
+    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        before = parse_watch(context.cursor)
+        after, revision = _look(chains[0], source, before, time.time())
+        if revision is None:
+            reason = f"{source}: {after.failure}"
+            return dg.SensorResult(skip_reason=reason, cursor=after.model_dump_json())
+        readers = [
+            Reader(c.name, c.recipe.automation, _find_last_run(context.instance, c.name))
+            for c in chains
+        ]
+        first = before.revision is None
+        decision = decide(_with_baseline(after, chains, source), revision, readers, time.time())
+        news = first or revision != before.revision or after.failure != before.failure
+        shown = f"{source}: {after.failure}; the last known revision {revision} stays"
+        return dg.SensorResult(
+            run_requests=[_request(decision.watch, source, recipe) for recipe in decision.requests],
+            # Where there are requests, Dagster refuses a reason.
+            skip_reason=None
+            if decision.requests
+            else (shown if after.failure else f"{source} {revision}: {decision.reason}"),
+            asset_events=[observe(key, revision, after.failure)] if news else [],
+            cursor=decision.watch.model_dump_json(),
+        )
+
+    return look
+
+
+def _look(chain: Chain, source: str, watch: Watch, now: float) -> tuple[Watch, str | None]:
+    """Return the revision that there is, asking the network where it is time to.
+
+    None where none is known, because upstream never answered; the watch then holds the reason.
+    """
+    declared, project = chain.sources[source], chain.project
+    sample = chain.recipe.use_samples
+    remote = not sample and not is_local(declared)
+    if remote and now - watch.asked >= _observe_seconds(chain, source):
+        watch = watch.model_copy(update={"asked": now, "failure": None})
+        try:
+            _resolve_in_time(
+                lambda: resolve_revision(source, declared, project.root, project.store)
+            )
+        except PipelineError as error:
+            watch = note_failure(watch, str(error))
+    try:
+        revision = read_revision(source, declared, project.root, project.store, sample)
+    except PipelineError as error:  # a local file that is gone
+        return note_failure(watch, str(error)), watch.revision
+    if not remote:
+        watch = watch.model_copy(update={"failure": None})
+    return watch, revision
+
+
+def _resolve_in_time(resolve: Callable[[], str]) -> None:
+    """Call `resolve`; raise what it raises, or PipelineError where it takes too long."""
+    raised: list[PipelineError] = []
+
+    def work() -> None:
+        try:
+            resolve()
+        except PipelineError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LONGEST_LOOK)
+    if thread.is_alive():
+        raise PipelineError(f"upstream gave no answer within {LONGEST_LOOK:.0f} s")
+    if raised:
+        raise raised[0]
+
+
+def _with_baseline(watch: Watch, chains: Sequence[Chain], source: str) -> Watch:
+    """On the first look of all, what the newest raw files were made from counts as known."""
+    if watch.revision is not None:
+        return watch
+    raw = f"raw_{source}"
+    for manifest in chains[0].store.manifests(chains[0].asset(raw))[:1]:
+        return watch.model_copy(update={"revision": manifest.ingredients.settings.get("revision")})
+    return watch
+
+
+def _observe_seconds(chain: Chain, source: str) -> int:
+    declared = chain.sources[source]
+    if declared.observe_every is not None:
+        return max(1, to_seconds(declared.observe_every))
+    return LOCAL_SECONDS if chain.recipe.use_samples or is_local(declared) else NETWORK_SECONDS
+
+
+def _runs_on_new_data(chain: Chain) -> bool:
+    return chain.recipe.automation.on_new_data and not chain.recipe.automation.paused
+
+
+def _find_last_run(instance: dg.DagsterInstance, recipe: str) -> Callable[[], float | None]:
+    def find() -> float | None:
+        started = {tags.STARTED_BY: tags.NEW_DATA}
+        filters = dg.RunsFilter(job_name=refresh_name(recipe), tags=started)
+        records = instance.get_run_records(filters, limit=1)
+        return records[0].create_timestamp.timestamp() if records else None
+
+    return find
+
+
+def _request(watch: Watch, source: str, recipe: str) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=name_request(watch, source, recipe),
+        job_name=refresh_name(recipe),
+        tags={
+            tags.STARTED_BY: tags.NEW_DATA,
+            tags.REVISION: f"{source} {watch.revision}",
+            tags.ASK_UPSTREAM: "no",  # the sensor has just asked
+        },
+    )

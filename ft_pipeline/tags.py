@@ -1,0 +1,9 @@
+"""Tags of Dagster runs by which this project's parts tell each other what a run is for."""
+
+RECIPE = "ft_pipeline/recipe"  # dagster.yaml: one refresh of a recipe at a time
+# What started the run: `new_data` or `schedule`; absent where a person did.
+STARTED_BY = "ft_pipeline/started_by"
+NEW_DATA, SCHEDULE = "new_data", "schedule"
+# Whether the run asks upstream for newer revisions before it builds: `yes` or `no`.
+ASK_UPSTREAM = "ft_pipeline/ask_upstream"
+REVISION = "ft_pipeline/revision"

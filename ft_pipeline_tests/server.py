@@ -1,0 +1,113 @@
+"""A real `dagster dev` over a test's project: web server and daemon, asked through GraphQL."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from ft_pipeline_tests.conftest import TinyProject
+
+LOCATION = "ft_pipeline.definitions"
+REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def describe_launch(job: str, *assets: str) -> dict[str, Any]:
+    """Return the parameters of LAUNCH for a job, all of it or some assets."""
+    selector = {**REPOSITORY, "pipelineName": job, "assetCheckSelection": None}
+    if assets:
+        selector["assetSelection"] = [{"path": asset.split("/")} for asset in assets]
+    return {"selector": selector, "runConfigData": {}, "mode": "default"}
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    """Return the first true value of a condition; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+    return found
+
+
+def processes_of(project: TinyProject, mark: str = "") -> list[psutil.Process]:
+    """Return the living processes that have the project's folder in their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(project.root) in line and mark in line and process.info["status"] != "zombie":
+            found.append(process)
+    return found
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `dagster dev`."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Send a GraphQL query and return its data."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer: dict[str, Any] = json.load(response)
+        assert "errors" not in answer, answer
+        return dict(answer["data"])
+
+    def is_up(self) -> bool:
+        try:
+            return bool(self.ask("{ version }"))
+        except OSError:
+            return False
+
+
+@contextmanager
+def dagster_dev(project: TinyProject, **extra_env: str) -> Iterator[Server]:
+    """Start `dagster dev` on a free port of loopback and end it, with all its children."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = ["dagster", "dev", "--host", "127.0.0.1", "-m", LOCATION, "--port", str(port)]
+    with (project.root / "dev.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=project.root,
+            env=project.environment | extra_env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Started in the background of a script it would ignore Ctrl-C, and SIGTERM with it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+    server = Server(process, port)
+    try:
+        wait_until(server.is_up, "the web server", 120)
+        yield server
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
