@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.artifacts import hash_json
-from ft_pipeline.errors import PipelineError, suggest
-from ft_pipeline.sources.answers import SAMPLE, explain_answer
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.sources.answers import SAMPLE
 from ft_pipeline.sources.catalog import FilesSource
 from ft_pipeline.sources.files import finished, is_disk_error
 from ft_pipeline.sources.secrets import hide_login
+from ft_pipeline.sources.storages import explain_storage
 
 # How storages name what changes with a file's content (S3, Google, Azure, WebDAV; then times).
 MARKS = ("ETag", "etag", "md5Hash", "crc32c", "md5", "checksum", "generation")
@@ -130,43 +131,8 @@ def _explained(name: str, source: FilesSource) -> Iterator[None]:
 
 
 def _explain(name: str, source: FilesSource, error: Exception) -> PipelineError:
-    kind = type(error).__name__
-    protocol = source.path.partition("://")[0]
-    if isinstance(error, ImportError):
-        problem, remedy = f"needs a driver that is not installed ({kind})", _install(protocol)
-    elif isinstance(error, ValueError) and protocol not in _protocols():
-        problem = f"begins with a protocol that fsspec does not know ({protocol})"
-        remedy = f"Expected one of s3, gs, abfs, sftp, file …{suggest(protocol, _protocols())}"
-    elif isinstance(error, PermissionError) or "Credential" in kind:
-        problem = f"refuses access, or wants a login ({kind})"
-        remedy = (
-            "Give the driver its usual login (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
-            "~/.aws; Google: GOOGLE_APPLICATION_CREDENTIALS) with the right to list and read"
-        )
-    elif isinstance(error, FileNotFoundError):
-        problem = "does not exist"
+    problem, remedy = explain_storage(source.path, error)
+    if isinstance(error, FileNotFoundError):
         remedy = f"Check bucket and path of `{name}.path` in sources.yaml"
-    elif silent := explain_answer(error, None):
-        problem, remedy = silent
-    else:
-        problem = f"could not be reached, or the transfer broke off ({kind})"
-        remedy = "Check the network and the storage's address (S3: AWS_ENDPOINT_URL), run again"
     where = hide_login(source.path)
     return PipelineError(f"source {name}: {where} {problem}. {remedy}. {SAMPLE}")
-
-
-def _protocols() -> list[str]:
-    from fsspec import available_protocols
-
-    return list(available_protocols())
-
-
-def _install(protocol: str) -> str:
-    """Say how to install a driver; `s3` is `s3fs.S3FileSystem`, whose first part is the package."""
-    from fsspec.registry import known_implementations
-
-    known = known_implementations.get(protocol, {})
-    package = str(known.get("class", "")).partition(".")[0]
-    if package in ("fsspec", ""):  # fsspec's own, which needs a package that its message names
-        return str(known.get("err", f"Install the fsspec driver of {protocol}://"))
-    return f"Install it: pip install {package}"
