@@ -5,9 +5,10 @@ here knows Dagster.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from ft_pipeline.forget import read_forgotten
 from ft_pipeline.pins import Pins
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import BaseModelChoice, Recipe, Training, list_recipes, load_recipe
+from ft_pipeline.remote import Remote, RemoteError
+from ft_pipeline.revisions import read_revision
 from ft_pipeline.rules import RAW, RULES, Rule
 from ft_pipeline.sources.catalog import AnySource, load_sources
 from ft_pipeline.sources.files import list_local_files
-from ft_pipeline.sources.upstream import describe_reading, describe_request, read_revision
+from ft_pipeline.sources.upstream import describe_reading, describe_request
 from ft_pipeline.stamps import hash_files
 from ft_pipeline.store import DamagedArtifact, Store
 
@@ -35,7 +38,10 @@ class MissingInputs(PipelineError):
 
 @dataclass(frozen=True)
 class Request:
-    """One asset, asked for: what it is to be made of."""
+    """One asset, asked for: what it is to be made of.
+
+    An input may be in the remote only; `Chain.fetch_inputs` brings its files.
+    """
 
     asset: str
     ingredients: Ingredients
@@ -44,7 +50,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a plan: `fresh`, `stale` (it would be rebuilt), `failed` or `damaged`."""
+    """One line of a plan.
+
+    `fresh` (here or in the remote), `stale` (it would be rebuilt), `failed`, `damaged`, or
+    `unreachable` (it is not here, and the remote could not be asked).
+    """
 
     name: str
     asset: str
@@ -69,7 +79,7 @@ class Chain:
         self.recipe = recipe
         self.default = default
         self.sources = sources
-        self.store = Store(project.store)
+        self.store = Store(project.store, Remote(project.remote) if project.remote else None)
         self.pins: Pins | None = None
 
     @property
@@ -173,7 +183,7 @@ class Chain:
         return f"{self.rule(name).code_version}-{hash_json(self.settings(name))[:8]}"
 
     def request(self, name: str) -> Request:
-        """Look up all inputs of an asset in the store and say what it would be made of.
+        """Look up all inputs of an asset, pulling none, and say what it would be made of.
 
         Raises MissingInputs, naming each missing input and the command that builds it.
         """
@@ -182,17 +192,50 @@ class Chain:
     def find(self, name: str) -> Artifact | None:
         """Return the artifact that this recipe asks for, or None where something is missing.
 
-        Raises DamagedArtifact where it is damaged.
+        It is pulled where only the remote has it. Raises DamagedArtifact where it is damaged.
         """
         try:
-            return self._find(name, {})
+            found = self._find(name, {})
         except MissingInputs:
             return None
+        return found and self.fetch(name, found)
+
+    def find_here(self, name: str) -> Artifact | None:
+        """Return what `find` returns, or None where that would have to be pulled first."""
+        try:
+            found = self._find(name, {})
+        except MissingInputs:
+            return None
+        return found if found and self.store.holds(found) else None
 
     def lookup(self, name: str, request: Request) -> Artifact | None:
-        """Return the stored artifact of a request; DamagedArtifact names the remedy."""
-        try:
+        """Return the artifact of a request, pulled if need be; DamagedArtifact names the remedy."""
+        with self._remedy(name):
             return self.store.find(request.asset, request.ingredients.fingerprint)
+
+    def fetch(self, name: str, artifact: Artifact) -> Artifact:
+        """Return an artifact with its files, which are pulled where they are not here.
+
+        Raises MissingInputs where it has gone from the remote meanwhile.
+        """
+        if self.store.holds(artifact):
+            return artifact
+        asset, fingerprint = artifact.manifest.asset, artifact.manifest.fingerprint
+        with self._remedy(name):
+            found = self.store.find(asset, fingerprint)
+        if found is None:
+            raise MissingInputs(f"{asset}: {fingerprint} has gone from the remote. Run again.")
+        return found
+
+    def fetch_inputs(self, request: Request) -> Request:
+        """Return a request with the files of all its inputs."""
+        inputs = {name: self.fetch(name, artifact) for name, artifact in request.inputs.items()}
+        return replace(request, inputs=inputs)
+
+    @contextmanager
+    def _remedy(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except DamagedArtifact as error:
             raise DamagedArtifact(
                 f"{error} Rebuild it: ft-pipeline run{self._recipe_option} --to {name} "
@@ -243,7 +286,9 @@ class Chain:
 
     def _find(self, name: str, known: dict[str, Artifact | None]) -> Artifact | None:
         if name not in known:
-            known[name] = self.lookup(name, self._request(name, known))
+            request = self._request(name, known)
+            with self._remedy(name):
+                known[name] = self.store.peek(request.asset, request.ingredients.fingerprint)
         return known[name]
 
     def _step(self, name: str, steps: dict[str, Step], known: dict[str, Artifact | None]) -> Step:
@@ -256,6 +301,8 @@ class Chain:
             wanted = self._request(name, known).ingredients
         except DamagedArtifact as error:
             return Step(name, asset, "damaged", (str(error),), None)
+        except RemoteError as error:
+            return Step(name, asset, "unreachable", (str(error),), None)
         except MissingInputs as error:
             return Step(name, asset, "stale", (str(error),), None)
         if artifact is None:
@@ -264,7 +311,8 @@ class Chain:
         if failed:
             why = tuple(f"blocking check {c.name} failed: {c.message}" for c in failed)
             return Step(name, asset, "failed", why, artifact)
-        return Step(name, asset, "fresh", (), artifact)
+        why = () if self.store.holds(artifact) else ("in the remote; pulled by the next run",)
+        return Step(name, asset, "fresh", why, artifact)
 
     def _reasons(self, asset: str, wanted: Ingredients) -> tuple[str, ...]:
         """Compare with the stored artifact that is nearest to what is wanted."""
@@ -291,9 +339,9 @@ class Chain:
         source = name.removeprefix("raw_")
         declared, project = self.sources[source], self.project
         try:
-            revision = read_revision(
-                source, declared, project.root, project.store, self.recipe.use_samples
-            )
+            revision = read_revision(project, source, declared, self.recipe.use_samples)
+        except RemoteError:
+            raise
         except PipelineError as error:  # a plan without the files is still a plan
             raise MissingInputs(f"{self.asset(name)}: {error}") from error
         if revision is None:

@@ -153,7 +153,7 @@ def refresh(
     recipe: RecipeOption = DEFAULT_RECIPE,
 ) -> None:
     """Ask upstream for the newest revision of sources; the next run builds from it."""
-    from ft_pipeline.sources.upstream import resolve_revision
+    from ft_pipeline.revisions import resolve_revision
 
     project = find_project()
     sources = load_sources(project.root)
@@ -164,7 +164,7 @@ def refresh(
         )
     names = (source,) if source else _load(recipe, None).recipe.sources
     for name in names:
-        revision = resolve_revision(name, sources[name], project.root, project.store)
+        revision = resolve_revision(project, name, sources[name])
         console.say(f"{name}: {revision}")
 
 

@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from ft_pipeline.steps import StepPlan
 
 SHOWN_PROMPTS = 3
-# What a run does with an asset in each state; it stops at a failed check or a damaged file.
-ACTIONS = {"fresh": "reuse", "stale": "rebuild", "failed": "stop", "damaged": "stop"}
+# What a run does with an asset in each state; it stops at what it can neither use nor rebuild.
+ACTIONS = {
+    "fresh": "reuse",
+    "stale": "rebuild",
+    "failed": "stop",
+    "damaged": "stop",
+    "unreachable": "stop",
+}
 
 _out = Console(highlight=False, soft_wrap=False)
 _err = Console(stderr=True, highlight=False)

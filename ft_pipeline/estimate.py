@@ -68,7 +68,7 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
 
     Raises PipelineError where settings and examples contradict each other.
     """
-    base, tokens = chain.find(chain.trained_from(name)), chain.find("train_tokens")
+    base, tokens = chain.find_here(chain.trained_from(name)), chain.find_here("train_tokens")
     if base is None or tokens is None:
         return None
     settings = chain.training(name)

@@ -121,8 +121,8 @@ def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
 def _show_progress() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("· %(message)s"))
-    for name in ("ft_pipeline.progress", "ft_pipeline.store", "ft_pipeline.launch"):
-        logger = logging.getLogger(name)
+    for module in ("progress", "store", "remote", "revisions", "launch"):
+        logger = logging.getLogger(f"ft_pipeline.{module}")
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False

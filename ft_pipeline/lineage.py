@@ -40,7 +40,7 @@ def collect_behind(inputs: Iterable[Artifact], store: Store) -> list[dict[str, A
     def visit(artifact: Artifact) -> None:
         manifest = artifact.manifest
         for given in manifest.inputs.values():
-            found = store.find(given.asset, given.fingerprint)
+            found = store.peek(given.asset, given.fingerprint)
             if found is not None:
                 visit(found)
             else:

@@ -2,8 +2,13 @@
 
 An artifact is written to a temporary sibling (`Draft`), its manifest last, synced, and renamed.
 Without a valid manifest it does not exist for readers.
+
+Where there is a remote (remote.py), an artifact that is not here is pulled from it, and what was
+published is pushed. `.unpushed` in an artifact's folder says that it was not pushed yet; without
+that file the remote is not asked about an artifact that is here.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -33,9 +38,12 @@ from ft_pipeline.artifacts import (
     hash_file,
 )
 from ft_pipeline.errors import PipelineError, explain_os_error
+from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.stamps import hash_files, sync
 
 STAMP = ".stamp.json"
+UNPUSHED = ".unpushed"
+REPLACE = "replace\n"  # in that file: also other content of the same fingerprint
 DRAFT_MARK = ".draft-"
 REPLACED_MARK = ".replaced-"
 
@@ -98,10 +106,13 @@ class Draft:
 
 
 class Store:
-    """Artifacts on the local disk."""
+    """Artifacts on the local disk, and behind it those of a remote."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root
+        self.remote = remote
+        self.pulled: set[tuple[str, str]] = set()  # by this object: asset and fingerprint
+        self._held: set[tuple[str, str]] = set()
 
     def folder(self, asset: str, fingerprint: str) -> Path:
         return self.root / asset / fingerprint
@@ -111,10 +122,28 @@ class Store:
         return self.root / "checkpoints" / asset / fingerprint
 
     def find(self, asset: str, fingerprint: str) -> Artifact | None:
-        """Return the artifact, or None where there is no whole one.
+        """Return the artifact, or None where there is no whole one; pull it where it is not here.
 
-        Raises DamagedArtifact where a file is not what the manifest says.
+        Raises DamagedArtifact where a file is not what the manifest says, RemoteError where it is
+        not here and the remote cannot be asked.
         """
+        return self._find_here(asset, fingerprint) or self._pull(asset, fingerprint)
+
+    def peek(self, asset: str, fingerprint: str) -> Artifact | None:
+        """Return what `find` returns without pulling it: of the remote's, only the manifest."""
+        found = self._find_here(asset, fingerprint)
+        if found is not None or self.remote is None:
+            return found
+        manifest = self.remote.read_manifest(asset, fingerprint)
+        if manifest is None:
+            return None
+        return Artifact(path=self.folder(asset, fingerprint), manifest=manifest)
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Say whether the files of an artifact that `peek` returned are here."""
+        return (artifact.path / MANIFEST).is_file()
+
+    def _find_here(self, asset: str, fingerprint: str) -> Artifact | None:
         folder = self.folder(asset, fingerprint)
         manifest = _read_manifest(folder)
         if manifest is None:
@@ -128,7 +157,10 @@ class Store:
 
     def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
         """Return an artifact's manifest without looking at its files; None where there is none."""
-        return _read_manifest(self.folder(asset, fingerprint))
+        found = _read_manifest(self.folder(asset, fingerprint))
+        if found is not None or self.remote is None:
+            return found
+        return self.remote.read_manifest(asset, fingerprint)
 
     def manifests(self, asset: str) -> list[Manifest]:
         """Return the manifests of all artifacts of an asset, the newest first."""
@@ -154,21 +186,85 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, draft: Draft, checks: list[CheckResult], run_id: str) -> Artifact:
-        """Make a draft an artifact: sync its files, write the manifest, rename the folder."""
+    def publish(
+        self, draft: Draft, checks: list[CheckResult], run_id: str, replace: bool = False
+    ) -> Artifact:
+        """Make a draft an artifact: sync its files, write the manifest, rename the folder; push it.
+
+        `replace`: the remote's artifact of the same fingerprint goes, too, if its content differs.
+        """
         manifest = draft._manifest(_list_files(draft.path), checks, run_id)
+        replaces = replace and self.remote is not None
+        (draft.path / UNPUSHED).write_text(REPLACE if replaces else "", encoding="utf-8")
+        artifact = self._install(draft.path, manifest)
+        self.push_pending(artifact)
+        return artifact
+
+    def push_pending(self, artifact: Artifact) -> None:
+        """Push an artifact if that was not done yet; a failure is a warning, and left for later."""
+        marker = artifact.path / UNPUSHED
+        if self.remote is None or not marker.is_file():
+            return
+        try:
+            replace = marker.read_text(encoding="utf-8") == REPLACE
+            pushed = self.remote.upload(artifact, replace)
+        except RemoteError as error:
+            logger.warning(
+                "%s: kept in the store, but not pushed. %s The next run that uses it tries again.",
+                *(artifact.manifest.asset, error),
+            )
+            return
+        if pushed:
+            with contextlib.suppress(OSError):  # a read-only store compares manifests each time
+                marker.unlink()
+
+    def _pull(self, asset: str, fingerprint: str) -> Artifact | None:
+        """Bring an artifact from the remote: whole or not at all. None where it has none."""
+        if self.remote is None:
+            return None
+        manifest = self.remote.read_manifest(asset, fingerprint)
+        if manifest is None:
+            return None
+        with self.lock(asset, fingerprint):
+            found = self._find_here(asset, fingerprint)  # another process may have been faster
+            if found is not None:
+                return found
+            megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+            logger.info("%s: pulling from %s (%.1f MB)", asset, self.remote.shown, megabytes)
+            with self.draft(asset, manifest.ingredients, {}) as draft:
+                self.remote.download(manifest, draft.path)
+                self._verify_pulled(self.remote, manifest, draft.path)
+                artifact = self._install(draft.path, manifest)
+            self.pulled.add((asset, fingerprint))
+            return artifact
+
+    def _verify_pulled(self, remote: Remote, manifest: Manifest, folder: Path) -> None:
+        try:
+            _verify_intact(Artifact(path=folder, manifest=manifest))
+        except DamagedArtifact as error:
+            if remote.read_manifest(manifest.asset, manifest.fingerprint) != manifest:
+                raise RemoteError(
+                    f"{manifest.asset}: {manifest.fingerprint} was replaced in {remote.shown} "
+                    "while it was pulled. Nothing was kept. Run again."
+                ) from error
+            place = f"{remote.shown}/{manifest.asset}/{manifest.fingerprint}"
+            text = str(error).replace(str(folder), place)
+            raise DamagedArtifact(f"{text} Nothing of what was pulled was kept.") from None
+
+    def _install(self, folder: Path, manifest: Manifest) -> Artifact:
+        """Make a folder that holds all files the artifact of its manifest."""
         for name in manifest.files:
-            sync(draft.path / name)
-        _write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
-        final = self.folder(draft.asset, manifest.fingerprint)
+            sync(folder / name)
+        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        final = self.folder(manifest.asset, manifest.fingerprint)
         if final.exists():
             final.rename(final.with_name(f"{final.name}{REPLACED_MARK}{uuid.uuid4().hex[:8]}"))
-        draft.path.rename(final)
+        folder.rename(final)
         sync(final.parent)
         for replaced in final.parent.glob(f"{final.name}{REPLACED_MARK}*"):
             shutil.rmtree(replaced, ignore_errors=True)
         hash_files({name: final / name for name in manifest.files}, final / STAMP)
-        self.remove_checkpoints(draft.asset, manifest.fingerprint)
+        self.remove_checkpoints(manifest.asset, manifest.fingerprint)
         return Artifact(path=final, manifest=manifest)
 
     def remove_checkpoints(self, asset: str, fingerprint: str) -> None:
@@ -178,16 +274,24 @@ class Store:
     def replace_checks(self, artifact: Artifact, checks: list[CheckResult]) -> Artifact:
         """Store the results of checks that were recomputed because their version changed."""
         manifest = artifact.manifest.model_copy(update={"checks": checks})
+        (artifact.path / UNPUSHED).touch()
         _write_json(artifact.path / MANIFEST, manifest.model_dump(mode="json"))
-        return Artifact(path=artifact.path, manifest=manifest)
+        checked = Artifact(path=artifact.path, manifest=manifest)
+        self.push_pending(checked)
+        return checked
 
     @contextmanager
     def lock(self, asset: str, fingerprint: str) -> Iterator[None]:
         """Hold the right to build one fingerprint; the kernel frees it when this process ends.
 
+        Whoever holds it may ask for it again, as a pull does.
         What a killed process left for the same fingerprint is cleared away: a draft is removed,
         a whole artifact that was about to be replaced is put back.
         """
+        key = (asset, fingerprint)
+        if key in self._held:
+            yield
+            return
         file = self.root / "locks" / f"{asset.replace('/', '.')}.{fingerprint}.lock"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +305,11 @@ class Store:
                 logger.info("waiting: another process is building %s (%s)", asset, fingerprint)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             self._clear_leftovers(asset, fingerprint)
-            yield
+            self._held.add(key)
+            try:
+                yield
+            finally:
+                self._held.discard(key)
 
     def _clear_leftovers(self, asset: str, fingerprint: str) -> None:
         final = self.folder(asset, fingerprint)
@@ -214,7 +322,7 @@ class Store:
 
 
 def _list_files(folder: Path) -> dict[str, FileEntry]:
-    for name in (MANIFEST, STAMP):
+    for name in (MANIFEST, STAMP, UNPUSHED):
         if (folder / name).exists():
             raise PipelineError(
                 f"{folder / name}: a content file has the name that the store keeps for its own "

@@ -173,7 +173,8 @@ def _find_examples(chain: Chain, manifest: Manifest) -> tuple[Path | None, str |
         name = current.asset.rsplit("/", 1)[-1]
         side = SIDE_ASSETS.get(name, side)
         if name == EXAMPLES_ASSET:
-            examples = chain.store.folder(current.asset, current.fingerprint)
+            artifact = chain.store.find(current.asset, current.fingerprint)
+            examples = artifact.path if artifact else None
             sides.add(side)
             return
         for given in current.inputs.values():

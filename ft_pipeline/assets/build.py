@@ -149,13 +149,15 @@ def _materialize(
                 stack.enter_context(store.lock(request.asset, fingerprint))
                 found = None if forced else chain.lookup(name, request)
             if found is not None:
-                artifact = _recheck(chain, found, request, checks.get(name, ()))
+                artifact = _recheck(chain, name, found, request, checks.get(name, ()))
+                store.push_pending(artifact)
                 logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
                 yield _result(chain, name, artifact, reused=True)
                 continue
             if is_wanted is not None and not forced and not is_wanted(context, request):
                 continue
             _refuse_training(name, request)
+            request = chain.fetch_inputs(request)
             if forced:  # from the start, not from where another try ended
                 store.remove_checkpoints(request.asset, request.ingredients.fingerprint)
             drafts[name] = stack.enter_context(
@@ -165,7 +167,8 @@ def _materialize(
             logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
             work(context, drafts)
         for name, draft in drafts.items():
-            artifact = _publish(draft, chain, checks.get(name, ()), context.run_id)
+            forced = name in force
+            artifact = _publish(draft, chain, checks.get(name, ()), context.run_id, forced)
             logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
             yield _result(chain, name, artifact, reused=False)
 
@@ -184,24 +187,28 @@ def _refuse_training(name: str, request: Request) -> None:
         "false",
     ):
         raise PipelineError(
-            f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and the store has no artifact "
-            f"{request.ingredients.fingerprint}. Train it where that is wanted and share the "
-            "store, or run without it."
+            f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and neither the store nor a remote "
+            f"(FT_REMOTE) has an artifact {request.ingredients.fingerprint}. Train it where that "
+            "is wanted, with the same FT_REMOTE, or run without it."
         )
 
 
-def _publish(draft: Draft, chain: Chain, checks: Sequence[Check], run_id: str) -> Artifact:
+def _publish(
+    draft: Draft, chain: Chain, checks: Sequence[Check], run_id: str, forced: bool
+) -> Artifact:
     if draft.asset.rpartition("/")[2] in TRAINED_ASSETS:
         write_receipt(draft, chain.store)
     preview = draft.preview()
     results = [check.run(preview, draft.inputs) for check in checks]
-    return chain.store.publish(draft, results, run_id)
+    return chain.store.publish(draft, results, run_id, replace=forced)
 
 
 def _recheck(
-    chain: Chain, artifact: Artifact, request: Request, checks: Sequence[Check]
+    chain: Chain, name: str, artifact: Artifact, request: Request, checks: Sequence[Check]
 ) -> Artifact:
     """Keep stored check results; compute only those whose version is new."""
+    if any(check.stored_result(artifact) is None for check in checks):
+        artifact, request = chain.fetch(name, artifact), chain.fetch_inputs(request)
     results = [c.stored_result(artifact) or c.run(artifact, request.inputs) for c in checks]
     if results == artifact.manifest.checks:
         return artifact
@@ -218,7 +225,7 @@ def _request(chain: Chain, name: str) -> Request:
     for given, artifact in request.inputs.items():
         checks = CHECKS.get(chain.asset(given), ())
         if any(check.stored_result(artifact) is None for check in checks):
-            _recheck(chain, artifact, chain.request(given), checks)
+            _recheck(chain, given, artifact, chain.request(given), checks)
             unchecked = True
     return chain.request(name) if unchecked else request
 
@@ -238,7 +245,9 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
         "built_at": manifest.created_at,
     }
     if reused:
-        metadata["why_reused"] = "the store has an intact artifact with this fingerprint"
+        pulled = (manifest.asset, manifest.fingerprint) in chain.store.pulled
+        where = "the remote had one" if pulled else "the store has an intact artifact"
+        metadata["why_reused"] = f"{where} with this fingerprint"
         metadata["seconds_saved"] = manifest.seconds
     return dg.MaterializeResult(
         asset_key=asset_key(chain, name),

@@ -21,13 +21,9 @@ from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.evaluation.report import markdown_cell
 from ft_pipeline.examples.columns import find_column
 from ft_pipeline.examples.formats import read_blocks, to_list
+from ft_pipeline.revisions import read_revision, resolve_revision
 from ft_pipeline.sources.catalog import AnySource
-from ft_pipeline.sources.upstream import (
-    describe_reading,
-    fetch,
-    read_revision,
-    resolve_revision,
-)
+from ft_pipeline.sources.upstream import describe_reading, fetch
 from ft_pipeline.store import Draft
 
 SOURCE_FILE = "meta/source.json"
@@ -93,9 +89,8 @@ def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
 def _newest_revision(chain: Chain, source: str) -> str:
     declared, project = chain.sources[source], chain.project
     if chain.recipe.use_samples:
-        found = read_revision(source, declared, project.root, project.store, use_sample=True)
-        return str(found)
-    return resolve_revision(source, declared, project.root, project.store)
+        return str(read_revision(project, source, declared, use_sample=True))
+    return resolve_revision(project, source, declared)
 
 
 def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
@@ -115,12 +110,12 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
     def prepare(context: dg.AssetExecutionContext) -> None:
         project = chain.project
         sample = chain.recipe.use_samples
-        known = read_revision(source, declared, project.root, project.store, sample)
+        known = read_revision(project, source, declared, sample)
         asked = context.run.tags.get(tags.ASK_UPSTREAM) == "yes" and not sample
         if known is not None and not asked:
             return
         try:
-            revision = resolve_revision(source, declared, project.root, project.store)
+            revision = resolve_revision(project, source, declared)
         except PipelineError as error:
             if known is None:
                 raise

@@ -113,6 +113,24 @@ def resolve_revision(name: str, source: AnySource, root: Path, store: Path) -> s
     return str(read_revision(name, source, root, store, use_sample=False))
 
 
+def read_record(name: str, source: AnySource, store: Path) -> dict[str, Any] | None:
+    """Return what was last resolved for just this declaration, if anything was."""
+    try:
+        record: dict[str, Any] = json.loads(_record(name, store).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return record if record["asked"] == describe_request(source) else None
+
+
+def adopt_record(name: str, source: AnySource, store: Path, record: dict[str, Any]) -> bool:
+    """Record what another machine has resolved; False where it is of another declaration."""
+    revision = record.get("revision")
+    if record.get("asked") != describe_request(source) or not isinstance(revision, str):
+        return False
+    _write_record(name, source, store, revision)
+    return True
+
+
 def is_local(source: AnySource) -> bool:
     """Say whether a source is files of this machine, which are looked at without a network."""
     return isinstance(source, FilesSource) and not remote_files.is_remote(source.path)
@@ -213,11 +231,8 @@ def _pinned(source: AnySource) -> str | None:
 
 def _recorded(name: str, source: AnySource, store: Path) -> str | None:
     """Return the revision that was last resolved for just this declaration."""
-    try:
-        recorded = json.loads(_record(name, store).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return str(recorded["revision"]) if recorded["asked"] == describe_request(source) else None
+    record = read_record(name, source, store)
+    return None if record is None else str(record["revision"])
 
 
 def _write_record(name: str, source: AnySource, store: Path, revision: str) -> None:
