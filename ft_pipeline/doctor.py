@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import find_project
+from ft_pipeline.remote import Remote
 
 NEEDED_FREE_GB = 3.0
 
@@ -35,6 +36,7 @@ def examine() -> list[Finding]:
         _unsloth(),
         _embedded_model(),
         *_store(),
+        *_remote(),
         *_credentials(),
     ]
 
@@ -109,6 +111,19 @@ def _store() -> list[Finding]:
         Finding("store", "ok", str(store)),
         Finding("disk", state, f"{free:.1f} GB free ({NEEDED_FREE_GB:.0f} GB are comfortable)"),
     ]
+
+
+def _remote() -> list[Finding]:
+    """Ask the remote for something small; whether it can be written shows at the first push."""
+    try:
+        address = find_project().remote
+        if address is None:
+            return [Finding("remote", "note", "none; FT_REMOTE names one to share artifacts by")]
+        remote = Remote(address)
+        remote.read_record("doctor")
+    except PipelineError as error:
+        return [Finding("remote", "error", str(error))]
+    return [Finding("remote", "ok", f"{remote.shown} can be read")]
 
 
 def _credentials() -> list[Finding]:
