@@ -54,6 +54,7 @@ class TinyProject:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FT_", "DAGSTER"))}
         return kept | {
             "FT_PROJECT": str(self.root),
+            "FT_THREADS": "1",  # two threads of two tests on two cores wait for each other
             "DAGSTER_HOME": str(self.root),
             "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "ft_pipeline.definitions",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
