@@ -10,7 +10,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import boto3
@@ -24,7 +27,7 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import Project, find_project
 from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.revisions import read_revision, resolve_revision
-from ft_pipeline.sources.catalog import FilesSource
+from ft_pipeline.sources.catalog import AnySource, FilesSource, UrlSource
 from ft_pipeline.store import UNPUSHED, DamagedArtifact, Store
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.test_store import (
@@ -376,23 +379,45 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
             Remote("http://{}:{}/ft".format(*silent.getsockname())).read_record("trivia")
 
 
+@pytest.mark.parametrize("kind", ["files", "url"])
 def test_a_revision_is_taken_from_the_remote_before_upstream_is_asked(
-    bucket: Bucket, tmp_path: Path
+    bucket: Bucket, tmp_path: Path, kind: str
 ) -> None:
     upstream = tmp_path / "upstream"
     upstream.mkdir()
     (upstream / "a.csv").write_text("question\n", encoding="utf-8")
-    source = FilesSource(kind="files", path=f"file://{upstream}")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(upstream))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    source: AnySource = FilesSource(kind="files", path=f"file://{upstream}")
+    if kind == "url":
+        source = UrlSource(kind="url", url=f"http://127.0.0.1:{server.server_port}/a.csv")
     here = Project(tmp_path, tmp_path / "here", bucket.address)
     there = Project(tmp_path, tmp_path / "there", bucket.address)
     assert read_revision(here, "quiz", source) is None
     revision = resolve_revision(here, "quiz", source)
     assert set(bucket.read()) == {"upstream/quiz.json"}
-    (upstream / "a.csv").unlink()  # there is nothing to ask any more
+    server.shutdown()
+    server.server_close()
+    (upstream / "a.csv").unlink()  # there is nothing and nobody to ask any more
     assert read_revision(there, "quiz", source) == revision
     assert (there.store / "upstream/quiz.json").is_file()
     other = FilesSource(kind="files", path=f"file://{upstream}/b.csv")
     assert read_revision(there, "quiz", other) is None
+
+
+def test_a_refresh_moves_the_revision_of_the_remote(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    source = FilesSource(kind="files", path=f"file://{file}")
+    remote = str(tmp_path / "remote")
+    here, there = (Project(tmp_path, tmp_path / name, remote) for name in ("here", "there"))
+    file.write_text("question\n", encoding="utf-8")
+    first = resolve_revision(here, "quiz", source)
+    file.write_text("question,answer\n", encoding="utf-8")
+    second = resolve_revision(there, "quiz", source)
+    assert second != first
+    assert read_revision(here, "quiz", source) == first  # until this store refreshes
+    assert read_revision(Project(tmp_path, tmp_path / "new", remote), "quiz", source) == second
 
 
 def test_a_revision_that_could_not_be_pushed_is_tried_again(tmp_path: Path) -> None:
