@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +11,11 @@ from typing import Annotated
 import typer
 
 from ft_pipeline import console
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
+from ft_pipeline.data_commands import data_app
 from ft_pipeline.errors import PipelineError, suggest
-from ft_pipeline.project import DEFAULT_RECIPE, Project, find_project
-from ft_pipeline.recipe import (
-    Recipe,
-    check_recipe_name,
-    list_recipes,
-    parse_recipe,
-    split_overrides,
-)
+from ft_pipeline.project import DEFAULT_RECIPE, find_project
+from ft_pipeline.recipe import Recipe, check_recipe_name, parse_recipe
 from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import read_yaml
 from ft_pipeline.sources.catalog import load_sources
@@ -35,17 +29,7 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Check and create recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
-examples_app = typer.Typer(help="Look at the examples.", no_args_is_help=True)
-app.add_typer(examples_app, name="examples")
-
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe, a file of recipes/ without .yaml.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Override a field for this run: training.learning_rate=5e-4."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+app.add_typer(data_app)
 
 
 @app.command()
@@ -70,7 +54,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Build what changed of a recipe's chain and show the result."""
-    chain = _load(recipe, overrides)
+    chain = load(recipe, overrides)
     names = chain.upstream(to) if to else chain.names
     for name in force or []:
         chain.rule(name)
@@ -106,7 +90,7 @@ def status(
     recipe: RecipeOption = DEFAULT_RECIPE, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Show each asset: fresh or stale and why, when it was built, how big it is."""
-    console.show_status(_load(recipe, overrides).plan(), as_json)
+    console.show_status(load(recipe, overrides).plan(), as_json)
 
 
 @app.command()
@@ -136,7 +120,7 @@ def generate(
     """Answer a prompt with the recipe's model, other adapters or a combination; streams."""
     from ft_pipeline import generate as generation
 
-    chain = _load(recipe, overrides)
+    chain = load(recipe, overrides)
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     sampling |= {"top_p": top_p, "seed": seed}
     asked = generation.read_prompt() if prompt is None else prompt
@@ -162,7 +146,7 @@ def refresh(
             f"no source `{source}` in sources.yaml. Declared: {', '.join(sources)}."
             f"{suggest(source, tuple(sources))}"
         )
-    names = (source,) if source else _load(recipe, None).recipe.sources
+    names = (source,) if source else load(recipe, None).recipe.sources
     for name in names:
         revision = resolve_revision(project, name, sources[name])
         console.say(f"{name}: {revision}")
@@ -177,89 +161,6 @@ def doctor(as_json: JsonOption = False) -> None:
     console.show_findings(findings, as_json)
     if any(finding.state == "error" for finding in findings):
         raise typer.Exit(1)
-
-
-@app.command()
-def trace(
-    asset: Annotated[
-        str | None, typer.Argument(help="Asset, for example train_set or finetuned_model.")
-    ] = None,
-    row: Annotated[
-        str | None, typer.Option("--row", help="row_id: list all that saw this row.")
-    ] = None,
-    rows: Annotated[
-        Path | None, typer.Option("--rows", help="Write the asset's rows to .csv/.jsonl/.parquet.")
-    ] = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Walk from an asset back to its rows, or from a row to every example and model that saw it."""
-    from ft_pipeline import trace as tracing
-
-    chain = _load(recipe, overrides)
-    if (asset is None) == (row is None):
-        raise PipelineError("trace: name an asset, or a row by --row.")
-    if row is not None:
-        console.show_traced_row(row, tracing.trace_row(chain, row), as_json)
-        return
-    assert asset is not None  # one of the two is given
-    if rows is not None:
-        console.say(f"{rows}: {tracing.export_rows(chain, asset, rows)} rows written.")
-        return
-    console.show_traced_artifact(tracing.trace_artifact(chain, asset), as_json)
-
-
-@app.command()
-def forget(
-    match: Annotated[str, typer.Option("--match", help="Text that a row holds, in any case.")],
-    source: Annotated[str | None, typer.Option("--source", help="Search this source only.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Write the rows to data/forget.txt.")] = False,
-    recipe: RecipeOption = DEFAULT_RECIPE,
-    as_json: JsonOption = False,
-) -> None:
-    """Find rows by their text; with --yes, leave them out of every build from now on."""
-    from ft_pipeline.examples.search import find_rows
-    from ft_pipeline.forget import FORGET_FILE, add_forgotten
-
-    chain = _load(recipe, None)
-    if not match.strip():
-        raise PipelineError("forget: --match is empty; it would match every row.")
-    found = []
-    for given in chain.recipe.examples.inputs:
-        if source in (None, given.source):
-            raw = chain.find(f"raw_{given.source}")
-            if raw is None:
-                raise PipelineError(
-                    f"raw_{given.source} is not in the store. Build it: ft-pipeline run --recipe "
-                    f"{recipe} --to raw_{given.source}"
-                )
-            declared = chain.sources[given.source]
-            found += find_rows(given.source, declared, given.parser, raw.content, match)
-    console.show_found_rows(found, as_json)
-    if yes and found:
-        added = add_forgotten(chain.project.root, [row["row_id"] for row in found], match)
-        console.say(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
-    elif found and not as_json:
-        console.say(f"Nothing written. With --yes they go to {FORGET_FILE}.")
-
-
-@examples_app.command("show")
-def show_examples(
-    task: Annotated[
-        str | None, typer.Option("--task", help="Of this task only, or of a name that holds it.")
-    ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
-    side: Annotated[str | None, typer.Option("--side", help="train or val.")] = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print prompts and completions; once tokens exist, the trained ones in colour."""
-    from ft_pipeline.samples import collect_samples
-
-    chain = _load(recipe, overrides)
-    console.show_samples(collect_samples(chain, task, n, side), as_json)
 
 
 @recipe_app.command("check")
@@ -293,25 +194,6 @@ def new_recipe(
     text = re.sub(r"^description:.*$", f"description: {name}", text, count=1, flags=re.MULTILINE)
     target.write_text(text, encoding="utf-8")
     console.say(f"{target} written. Edit it, then: ft-pipeline run --recipe {name} --dry-run")
-
-
-def _load(name: str, overrides: list[str] | None) -> Chain:
-    """Load a chain with FT_OVERRIDES and `--set`; both then hold for chains loaded later too."""
-    project = find_project()
-    _require_recipe(project, name)
-    words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
-    merged = " ".join([os.environ.get("FT_OVERRIDES", ""), *words]).strip()
-    os.environ["FT_OVERRIDES"] = merged
-    return load_chain(project, name, split_overrides(merged))
-
-
-def _require_recipe(project: Project, name: str) -> None:
-    known = list_recipes(project)
-    if name not in known:
-        raise PipelineError(
-            f"no recipe `{name}` in {project.recipes}. Known: {', '.join(known)}."
-            f"{suggest(name, known)}"
-        )
 
 
 def main() -> None:

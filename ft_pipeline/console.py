@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from ft_pipeline.artifacts import Artifact
 from ft_pipeline.chain import Chain, Step
@@ -33,13 +32,13 @@ ACTIONS = {
     "unreachable": "stop",
 }
 
-_out = Console(highlight=False, soft_wrap=False)
+out = Console(highlight=False, soft_wrap=False)
 _err = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
     """Print one line for people."""
-    _out.print(escape(text), soft_wrap=True)
+    out.print(escape(text), soft_wrap=True)
 
 
 def complain(text: str) -> None:
@@ -58,14 +57,14 @@ def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()
         for step in steps
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    table = _table("asset", "action", "why")
+    shown = table("asset", "action", "why")
     for row in rows:
         color = {"rebuild": "yellow", "reuse": "green"}.get(str(row["action"]), "red")
         why = "; ".join(row["why"]) or "nothing that it depends on has changed"
-        table.add_row(escape(str(row["asset"])), f"[{color}]{row['action']}[/]", escape(why))
-    _out.print(table)
+        shown.add_row(escape(str(row["asset"])), f"[{color}]{row['action']}[/]", escape(why))
+    out.print(shown)
     count = sum(row["action"] == "rebuild" for row in rows)
     say(f"{count} of {len(rows)} assets would be rebuilt.")
 
@@ -96,21 +95,21 @@ def show_teacher(recipe: Recipe, steps: Sequence[Step]) -> None:
 def show_status(steps: Sequence[Step], as_json: bool) -> None:
     """Print each asset's state, reason, time and size."""
     if as_json:
-        _print_json([_status_record(step) for step in steps])
+        print_json([_status_record(step) for step in steps])
         return
-    table = _table("asset", "state", "built", "size", "why")
+    shown = table("asset", "state", "built", "size", "why")
     colors = {"fresh": "green", "stale": "yellow"}
     for step in steps:
         record = _status_record(step)
         size = "" if record["bytes"] is None else f"{record['bytes'] / 1e6:.2f} MB"
-        table.add_row(
+        shown.add_row(
             escape(step.asset),
             f"[{colors.get(step.state, 'red')}]{step.state}[/]",
             str(record["built_at"] or ""),
             size,
             escape("; ".join(step.why)),
         )
-    _out.print(table)
+    out.print(shown)
 
 
 def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: bool) -> None:
@@ -118,16 +117,16 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
     steps = chain.plan(target)
     if as_json:
         records = [_outcome_record(step, outcome) for step in steps]
-        _print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
+        print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
         return
-    table = _table("asset", "", "seconds", "key figure")
+    shown = table("asset", "", "seconds", "key figure")
     for step in steps:
         record = _outcome_record(step, outcome)
         color = {"built": "yellow", "reused": "green"}.get(record["outcome"], "red")
         seconds = "" if record["seconds"] is None else f"{record['seconds']:.1f}"
         state = f"[{color}]{record['outcome']}[/]"
-        table.add_row(escape(step.asset), state, seconds, escape(record["key_figure"]))
-    _out.print(table)
+        shown.add_row(escape(step.asset), state, seconds, escape(record["key_figure"]))
+    out.print(shown)
     say(f"{outcome.seconds:.1f} seconds in all.")
     for failure in outcome.failures:
         complain(failure)
@@ -140,95 +139,17 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
         say(f"  {last.artifact.path / 'meta' / 'report.md'}")
 
 
-def show_traced_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print what became of a row in each stored build."""
-    if as_json:
-        _print_json(builds)
-        return
-    for build in builds:
-        place = build["place"]
-        age = "the current build" if build["current"] else "an older build"
-        say(f"prompt_completions {build['fingerprint']} ({age}, {build['created_at']})")
-        say(f"  row {row_id}: {place['source']} {place['file']} line {place['line']}")
-        if not build["used"]:
-            repeats = f" (repeats row {place['repeats']})" if place.get("repeats") else ""
-            say(f"  rejected: {place['reason']}: {place['meaning']}{repeats}")
-            continue
-        say(f"  used on the side {place['side']}, in {len(build['examples'])} examples:")
-        for example in build["examples"]:
-            say(f"    {example['example_id']} {example['task']}: {example['prompt'][:80]}")
-        say(f"  built from it: {len(build['built_from_it'])} artifacts")
-        for artifact in build["built_from_it"]:
-            say(f"    {artifact['asset']} {artifact['fingerprint']} ({artifact['created_at']})")
-
-
-def show_traced_artifact(traced: dict[str, Any], as_json: bool) -> None:
-    """Print an artifact's tree back to the sources, and its rows by file."""
-    if as_json:
-        _print_json(traced)
-        return
-
-    def show(node: dict[str, Any], depth: int) -> None:
-        if node.get("lost"):
-            say(f"{'  ' * depth}{node['asset']}: no longer in the store")
-            return
-        revision = f", revision {node['revision']}" if "revision" in node else ""
-        built = f"built {node['created_at']}{revision}"
-        say(f"{'  ' * depth}{node['asset']} {node['fingerprint']} ({built})")
-        for given in node["inputs"]:
-            show(given, depth + 1)
-
-    show(traced["tree"], 0)
-    if traced["rows"]:
-        table = _table("source", "file", "side", "rows")
-        for row in traced["rows"]:
-            table.add_row(*(escape(str(row[n])) for n in ("source", "file", "side", "rows")))
-        _out.print(table)
-
-
-def show_found_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print rows with their place and text."""
-    if as_json:
-        _print_json(rows)
-        return
-    for row in rows:
-        say(f"{row['row_id']}  {row['source']} {row['file']} line {row['line']}")
-        say(f"    {' '.join(row['text'].split())[:160]}")
-    say(f"{len(rows)} rows.")
-
-
-def show_samples(samples: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print examples; trained tokens green, special ones with a background."""
-    if as_json:
-        _print_json(samples)
-        return
-    for sample in samples:
-        _out.rule(f"{sample['task']} · {sample['side']} · {sample['example_id']}")
-        for turn in sample["history"]:
-            _out.print(f"[bold]{escape(turn['role'])}[/]  {escape(turn['content'])}")
-        _out.print(f"[bold]prompt[/]  {escape(sample['prompt'])}")
-        _out.print(f"[bold]completion[/]  {escape(sample['completion'])}")
-        if sample["tokens"]:
-            count = sum(token["trained"] for token in sample["tokens"])
-            _out.print(f"\n[bold]{len(sample['tokens'])} tokens, {count} trained (green)[/]")
-            text = Text()
-            for token in sample["tokens"]:
-                style = "green" if token["trained"] else "dim"
-                text.append(token["text"], style + (" reverse" if token["special"] else ""))
-            _out.print(text)
-
-
 def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
     """Print what `doctor` found."""
     if as_json:
-        _print_json([{"what": f.what, "state": f.state, "found": f.found} for f in findings])
+        print_json([{"what": f.what, "state": f.state, "found": f.found} for f in findings])
         return
-    table = _table("what", "", "found")
+    shown = table("what", "", "found")
     colors = {"ok": "green", "note": "yellow", "error": "red"}
     for finding in findings:
         state = f"[{colors[finding.state]}]{finding.state}[/]"
-        table.add_row(escape(finding.what), state, escape(finding.found))
-    _out.print(table)
+        shown.add_row(escape(finding.what), state, escape(finding.found))
+    out.print(shown)
 
 
 def key_figure(name: str, artifact: Artifact) -> str:
@@ -279,12 +200,12 @@ def _show_answers(step: Step, store: Store) -> None:
         shown.setdefault(answer["task"], answer)
     for answer in list(shown.values())[:SHOWN_PROMPTS]:
         say("")
-        _out.print(f"[bold]{escape(answer['prompt'])}[/bold]")
+        out.print(f"[bold]{escape(answer['prompt'])}[/bold]")
         for label, text in (
             ("base", answer["generation"]),
             ("fine-tuned", tuned[answer["example_id"]]),
         ):
-            _out.print(f"[cyan]{label}:[/cyan]")
+            out.print(f"[cyan]{label}:[/cyan]")
             say("\n".join(f"  {line}" for line in text.splitlines()[:12]))
 
 
@@ -313,12 +234,14 @@ def _status_record(step: Step) -> dict[str, Any]:
     }
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(*columns: str) -> Table:
+    """Return an empty table without lines; `seconds` and `size` stand at the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("seconds", "size") else "left")
-    return table
+        made.add_column(column, justify="right" if column in ("seconds", "size") else "left")
+    return made
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print JSON for programs."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -16,7 +16,7 @@ from ft_pipeline.chain import Chain, Request
 from ft_pipeline.checks import Check
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.launch import run_worker
-from ft_pipeline.lineage import write_receipt
+from ft_pipeline.lineage.receipt import write_receipt
 from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.store import Draft

@@ -1,0 +1,40 @@
+"""What the commands share: their common options, and loading the recipe that they name."""
+
+import os
+import shlex
+from typing import Annotated
+
+import typer
+
+from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.project import Project, find_project
+from ft_pipeline.recipe import list_recipes, split_overrides
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="Recipe, a file of recipes/ without .yaml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a field for this run: training.learning_rate=5e-4."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def load(name: str, overrides: list[str] | None) -> Chain:
+    """Load a chain with FT_OVERRIDES and `--set`; both then hold for chains loaded later too."""
+    project = find_project()
+    _require_recipe(project, name)
+    words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
+    merged = " ".join([os.environ.get("FT_OVERRIDES", ""), *words]).strip()
+    os.environ["FT_OVERRIDES"] = merged
+    return load_chain(project, name, split_overrides(merged))
+
+
+def _require_recipe(project: Project, name: str) -> None:
+    known = list_recipes(project)
+    if name not in known:
+        raise PipelineError(
+            f"no recipe `{name}` in {project.recipes}. Known: {', '.join(known)}."
+            f"{suggest(name, known)}"
+        )

@@ -1,0 +1,98 @@
+"""The commands about data and where it went: trace, forget, examples show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_pipeline import console, data_console
+from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.project import DEFAULT_RECIPE
+
+data_app = typer.Typer()
+examples_app = typer.Typer(help="Look at the examples.", no_args_is_help=True)
+data_app.add_typer(examples_app, name="examples")
+
+
+@data_app.command()
+def trace(
+    asset: Annotated[
+        str | None, typer.Argument(help="Asset, for example train_set or finetuned_model.")
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option("--row", help="row_id: list all that saw this row.")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Write the asset's rows to .csv/.jsonl/.parquet.")
+    ] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk from an asset back to its rows, or from a row to every example and model that saw it."""
+    from ft_pipeline.lineage import trace as tracing
+
+    chain = load(recipe, overrides)
+    if (asset is None) == (row is None):
+        raise PipelineError("trace: name an asset, or a row by --row.")
+    if row is not None:
+        data_console.show_traced_row(row, tracing.trace_row(chain, row), as_json)
+        return
+    assert asset is not None  # one of the two is given
+    if rows is not None:
+        console.say(f"{rows}: {tracing.export_rows(chain, asset, rows)} rows written.")
+        return
+    data_console.show_traced_artifact(tracing.trace_artifact(chain, asset), as_json)
+
+
+@data_app.command()
+def forget(
+    match: Annotated[str, typer.Option("--match", help="Text that a row holds, in any case.")],
+    source: Annotated[str | None, typer.Option("--source", help="Search this source only.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Write the rows to data/forget.txt.")] = False,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    as_json: JsonOption = False,
+) -> None:
+    """Find rows by their text; with --yes, leave them out of every build from now on."""
+    from ft_pipeline.examples.search import find_rows
+    from ft_pipeline.forget import FORGET_FILE, add_forgotten
+
+    chain = load(recipe, None)
+    if not match.strip():
+        raise PipelineError("forget: --match is empty; it would match every row.")
+    found = []
+    for given in chain.recipe.examples.inputs:
+        if source in (None, given.source):
+            raw = chain.find(f"raw_{given.source}")
+            if raw is None:
+                raise PipelineError(
+                    f"raw_{given.source} is not in the store. Build it: ft-pipeline run --recipe "
+                    f"{recipe} --to raw_{given.source}"
+                )
+            declared = chain.sources[given.source]
+            found += find_rows(given.source, declared, given.parser, raw.content, match)
+    data_console.show_found_rows(found, as_json)
+    if yes and found:
+        added = add_forgotten(chain.project.root, [row["row_id"] for row in found], match)
+        console.say(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
+    elif found and not as_json:
+        console.say(f"Nothing written. With --yes they go to {FORGET_FILE}.")
+
+
+@examples_app.command("show")
+def show_examples(
+    task: Annotated[
+        str | None, typer.Option("--task", help="Of this task only, or of a name that holds it.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
+    side: Annotated[str | None, typer.Option("--side", help="train or val.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print prompts and completions; once tokens exist, the trained ones in colour."""
+    from ft_pipeline.samples import collect_samples
+
+    chain = load(recipe, overrides)
+    data_console.show_samples(collect_samples(chain, task, n, side), as_json)
