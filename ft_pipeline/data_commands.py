@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline import console, data_console
+from ft_pipeline import console, data_console, lineage_console
 from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import DEFAULT_RECIPE
@@ -17,33 +17,50 @@ data_app.add_typer(examples_app, name="examples")
 
 @data_app.command()
 def trace(
-    asset: Annotated[
-        str | None, typer.Argument(help="Asset, for example train_set or finetuned_model.")
+    artifact: Annotated[
+        str | None,
+        typer.Argument(help="Asset, fingerprint or its beginning, or the path of a model."),
+    ] = None,
+    other: Annotated[
+        str | None, typer.Argument(help="With --diff: the artifact to compare with.")
     ] = None,
     row: Annotated[
         str | None, typer.Option("--row", help="row_id: list all that saw this row.")
     ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="What differs between two artifacts, and in their rows.")
+    ] = False,
     rows: Annotated[
-        Path | None, typer.Option("--rows", help="Write the asset's rows to .csv/.jsonl/.parquet.")
+        Path | None, typer.Option("--rows", help="Write the rows to .csv, .jsonl or .parquet.")
     ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk from an asset back to its rows, or from a row to every example and model that saw it."""
+    """Walk from a model back to its rows, or from a row to all that saw it; compare two models."""
+    from ft_pipeline.lineage import records
     from ft_pipeline.lineage import trace as tracing
 
+    given = (artifact is not None, other is not None, row is not None)
+    if given != ((True, True, False) if diff else (row is None, False, row is not None)):
+        raise PipelineError(
+            "trace: name an asset, or a row by --row, or two artifacts behind --diff."
+        )
     chain = load(recipe, overrides)
-    if (asset is None) == (row is None):
-        raise PipelineError("trace: name an asset, or a row by --row.")
     if row is not None:
-        data_console.show_traced_row(row, tracing.trace_row(chain, row), as_json)
+        from ft_pipeline.lineage.rows import trace_row
+
+        lineage_console.show_row(row, trace_row(chain, row), as_json)
         return
-    assert asset is not None  # one of the two is given
-    if rows is not None:
-        console.say(f"{rows}: {tracing.export_rows(chain, asset, rows)} rows written.")
-        return
-    data_console.show_traced_artifact(tracing.trace_artifact(chain, asset), as_json)
+    found = [records.find_named(chain, word) for word in (artifact, other) if word is not None]
+    if diff:
+        from ft_pipeline.lineage.diff import compare
+
+        lineage_console.show_difference(compare(chain, found[0], found[1], rows), as_json)
+    elif rows is not None:
+        console.say(f"{rows}: {tracing.export_rows(chain, found[0], rows)} rows written.")
+    else:
+        lineage_console.show_artifact(tracing.trace_artifact(chain, found[0]), as_json)
 
 
 @data_app.command()

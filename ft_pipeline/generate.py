@@ -17,7 +17,7 @@ from typing import Any
 from ft_pipeline.chain import Chain, load_chain
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.launch import worker_command
-from ft_pipeline.lineage.trace import find_stored
+from ft_pipeline.lineage.records import find_stored
 from ft_pipeline.reaper import end_group
 from ft_pipeline.recipe import Generation, list_recipes, split_overrides
 from ft_pipeline.rules import TRAINED_ASSETS

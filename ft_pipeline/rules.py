@@ -147,6 +147,8 @@ class Rule:
 
 
 TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
+# Beside each of them lies a receipt of all that is behind it.
+MODEL_ASSETS = ("base_model", "teacher_model", "student_model", *TRAINED_ASSETS)
 TRAINING_WORK = ("ft_pipeline.worker.train", "ft_pipeline.worker.session")
 STUDENT_EVALUATIONS = ("student_evaluation", "ce_evaluation", "distilled_evaluation")
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")

@@ -9,7 +9,7 @@ from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.examples.outputs import EXAMPLES_FILE
 from ft_pipeline.examples.sides import read_examples
 from ft_pipeline.jsonl import iterate_jsonl
-from ft_pipeline.lineage.trace import find_stored
+from ft_pipeline.lineage.records import find_stored
 
 IGNORED = -100
 TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}

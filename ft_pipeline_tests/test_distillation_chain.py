@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline_tests.conftest import TinyProject
+from ft_pipeline_tests.lineage.commands import ask, find_rows
 
 pytestmark = pytest.mark.slow
 STUDENT = {
@@ -66,6 +67,22 @@ def test_receipt_of_the_distilled_model_names_teacher_and_student(
     file = next((taught[0].store / "distilled_model").glob("*/meta/receipt.json"))
     behind = {line["asset"] for line in json.loads(file.read_text(encoding="utf-8"))["behind"]}
     assert behind >= {"student_model", "teacher_logits", "finetuned_model", "raw_trivia"}
+
+
+def test_a_row_is_followed_into_the_stored_and_the_cached_answers_of_the_teacher(
+    taught: tuple[TinyProject, dict[str, str]],
+) -> None:
+    project = taught[0]
+    row = find_rows(project, "train")[0]
+    (build,) = ask(project, "trace", "--row", row["row_id"])
+    reached = {artifact["asset"]: artifact for artifact in build["built_from_it"]}
+    answers = reached["teacher_logits"]["examples"]
+    assert answers.keys() == {example["example_id"] for example in build["examples"]}
+    for answer in answers.values():
+        assert answer["positions"] > 0
+        (cache,) = answer["cached_in"]
+        assert (project.store / cache / "positions.arrow").is_file()
+    assert {"distilled_model", "distilled_evaluation"} <= reached.keys()
 
 
 def test_another_alpha_teaches_again_without_asking_the_teacher(

@@ -18,7 +18,7 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.launch import run_worker
 from ft_pipeline.lineage.receipt import write_receipt
 from ft_pipeline.project import DEFAULT_RECIPE
-from ft_pipeline.rules import TRAINED_ASSETS
+from ft_pipeline.rules import MODEL_ASSETS, TRAINED_ASSETS
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import WorkerTask
 
@@ -167,8 +167,9 @@ def _materialize(
             logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
             work(context, drafts)
         for name, draft in drafts.items():
-            forced = name in force
-            artifact = _publish(draft, chain, checks.get(name, ()), context.run_id, forced)
+            artifact = _publish(
+                name, draft, chain, checks.get(name, ()), context.run_id, name in force
+            )
             logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
             yield _result(chain, name, artifact, reused=False)
 
@@ -194,11 +195,16 @@ def _refuse_training(name: str, request: Request) -> None:
 
 
 def _publish(
-    draft: Draft, chain: Chain, checks: Sequence[Check], run_id: str, forced: bool
+    name: str,
+    draft: Draft,
+    chain: Chain,
+    checks: Sequence[Check],
+    run_id: str,
+    forced: bool,
 ) -> Artifact:
-    if draft.asset.rpartition("/")[2] in TRAINED_ASSETS:
-        write_receipt(draft, chain.store)
     preview = draft.preview()
+    if name in MODEL_ASSETS:
+        write_receipt(draft, preview.manifest, chain.store, run_id)
     results = [check.run(preview, draft.inputs) for check in checks]
     return chain.store.publish(draft, results, run_id, replace=forced)
 

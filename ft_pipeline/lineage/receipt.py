@@ -1,65 +1,156 @@
-"""Lineage of an artifact in one file: the receipt beside a model's weights.
+"""Lineage of a model in one file: the receipt beside its weights, `meta/receipt.json`.
 
 It lists every artifact behind a model, down to the raw rows' upstream revision, with settings,
 code versions, library versions and seeds. Shortened:
 
-    {"asset": "finetuned_model", "fingerprint": "8d2e…",
+    {"asset": "finetuned_model", "fingerprint": "8d2e…", "data_version": "41aa…",
      "ingredients": {"settings": {"training": {"seed": 42, …}}, …},
-     "resolved": {"dtype": "float32", …},
+     "inputs": {"train_tokens": {"asset": "train_tokens", "fingerprint": "…", …}, …},
+     "resolved": {"dtype": "float32", …}, "files": {"adapter_model.safetensors": "c4…", …},
+     "seeds": {"finetuned_model training.seed": 42, "prompt_completions examples.split.seed": 42},
+     "software": {"python": "3.11.7", "torch": "2.9.1+cpu", …},
      "behind": [{"asset": "raw_trivia", "fingerprint": "…", "data_version": "…",
                  "ingredients": {"settings": {"revision": "sha256:…"}}, …}, …]}
+
+The model's own `files` are its content; those of the artifacts behind it are all their files.
 """
 
 import json
-from collections.abc import Iterable
+import platform
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import Artifact, Manifest
+from pydantic import Field, ValidationError
+
+from ft_pipeline.artifacts import META, Artifact, Ingredients, InputEntry, Manifest, Record
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.store import Draft, Store
 
 RECEIPT_FILE = "meta/receipt.json"
 
 
-def write_receipt(draft: Draft, store: Store) -> None:
-    """Write the receipt of a model in the making into its `meta/` folder."""
-    receipt = {
-        "asset": draft.asset,
-        "fingerprint": draft.ingredients.fingerprint,
-        "ingredients": draft.ingredients.model_dump(mode="json"),
-        "resolved": draft.resolved,
-        "behind": collect_behind(draft.inputs.values(), store),
-    }
-    text = json.dumps(receipt, indent=1, sort_keys=True)
+class Link(Record):
+    """What a receipt says of one artifact; the first three alone if the store had lost it."""
+
+    asset: str
+    fingerprint: str
+    data_version: str = ""
+    # What upstream had, where it came from outside; of a hub model the commit.
+    revision: str | None = None
+    ingredients: Ingredients | None = None
+    inputs: dict[str, InputEntry] = Field(default_factory=dict)
+    resolved: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    created_at: str = ""
+    seconds: float | None = None
+    run_id: str = ""
+
+
+class Receipt(Link):
+    """The link of a model, and those of all that is behind it, sources first."""
+
+    seeds: dict[str, int] = Field(default_factory=dict)
+    software: dict[str, str] = Field(default_factory=dict)
+    behind: list[Link]
+
+
+def write_receipt(draft: Draft, preview: Manifest, store: Store, run_id: str) -> None:
+    """Write the receipt of a model in the making, `preview` its manifest, into its `meta/`."""
+    model = make_link(preview)
+    behind = collect_behind(draft.inputs.values(), store)
+    receipt = Receipt(
+        **model.model_dump(exclude={"files", "run_id"}),
+        files={n: sha256 for n, sha256 in model.files.items() if not n.startswith(f"{META}/")},
+        run_id=run_id,
+        seeds=dict(_list_seeds([model, *behind])),
+        software=_list_software(preview.ingredients.libraries),
+        behind=behind,
+    )
+    text = json.dumps(receipt.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (draft.path / RECEIPT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def collect_behind(inputs: Iterable[Artifact], store: Store) -> list[dict[str, Any]]:
-    """Return a line for each artifact behind the given ones, sources first."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
+def read_receipt(folder: Path) -> Receipt | None:
+    """Return the receipt below a model's folder, None where it has none. Raises PipelineError."""
+    file = folder / RECEIPT_FILE
+    try:
+        return Receipt.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise PipelineError(
+            f"{file}: not a receipt: {where}: {first['msg']}. It was changed or damaged."
+        ) from error
+
+
+def collect_behind(inputs: Iterable[Artifact], store: Store) -> list[Link]:
+    """Return a link for each artifact behind the given ones, sources first."""
+    links: dict[tuple[str, str], Link] = {}
 
     def visit(artifact: Artifact) -> None:
         manifest = artifact.manifest
         for given in manifest.inputs.values():
+            if (given.asset, given.fingerprint) in links:
+                continue
             found = store.peek(given.asset, given.fingerprint)
             if found is not None:
                 visit(found)
             else:
-                lines.setdefault((given.asset, given.fingerprint), given.model_dump(mode="json"))
-        lines.setdefault((manifest.asset, manifest.fingerprint), _describe(manifest))
+                links[given.asset, given.fingerprint] = Link(**given.model_dump())
+        links.setdefault((manifest.asset, manifest.fingerprint), make_link(manifest))
 
     for artifact in inputs:
         visit(artifact)
-    return list(lines.values())
+    return list(links.values())
 
 
-def _describe(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "asset": manifest.asset,
-        "fingerprint": manifest.fingerprint,
-        "data_version": manifest.data_version,
-        "ingredients": manifest.ingredients.model_dump(mode="json"),
-        "resolved": manifest.resolved,
-        "files": {name: entry.sha256 for name, entry in manifest.files.items()},
-        "created_at": manifest.created_at,
-        "run_id": manifest.run_id,
-    }
+def make_link(manifest: Manifest) -> Link:
+    """Return what a receipt says of an artifact."""
+    asked = manifest.ingredients.settings
+    revision = asked.get("revision") or manifest.metadata.get("revision")
+    return Link(
+        asset=manifest.asset,
+        fingerprint=manifest.fingerprint,
+        data_version=manifest.data_version,
+        revision=revision if isinstance(revision, str) else None,
+        ingredients=manifest.ingredients,
+        inputs=manifest.inputs,
+        resolved=manifest.resolved,
+        files={name: entry.sha256 for name, entry in manifest.files.items()},
+        created_at=manifest.created_at,
+        seconds=manifest.seconds,
+        run_id=manifest.run_id,
+    )
+
+
+def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of each setting, `("training.lora.r", 16)`."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from list_leaves(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        yield from list_leaves(dict(enumerate(value)), path)
+    else:
+        yield path, value
+
+
+def _list_seeds(links: Iterable[Link]) -> Iterator[tuple[str, int]]:
+    for link in links:
+        for path, value in list_leaves(link.ingredients.settings if link.ingredients else {}):
+            if path.rpartition(".")[2] == "seed" and isinstance(value, int):
+                yield f"{link.asset} {path}", value
+
+
+def _list_software(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the full versions; the fingerprint has major.minor of the libraries alone."""
+    found = {"python": platform.python_version()}
+    for name in ("ft-pipeline", *libraries):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

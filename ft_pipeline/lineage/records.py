@@ -1,0 +1,199 @@
+"""What is known of artifacts, and which one a person means.
+
+An artifact is named by its asset (`finetuned_model`, `other/train_set`), by its fingerprint or the
+beginning of it (`8d2e1f`), or by a path: a folder of the store, or a copy of one elsewhere that has
+its `manifest.json` or its `meta/receipt.json`.
+"""
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ft_pipeline.artifacts import MANIFEST, Artifact, InputEntry, Manifest
+from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.lineage.receipt import Link, Receipt, make_link, read_receipt
+from ft_pipeline.project import DEFAULT_RECIPE
+from ft_pipeline.recipe import list_recipes
+from ft_pipeline.store import Store
+
+FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind its asset or alone
+
+
+@dataclass(frozen=True)
+class Found:
+    """An artifact that a person named: its folder, and what was found there."""
+
+    folder: Path
+    manifest: Manifest | None
+    receipt: Receipt | None
+    stored: bool
+
+    @property
+    def link(self) -> Link:
+        """What is known of it, from its manifest, else from its receipt."""
+        if self.manifest is not None:
+            return make_link(self.manifest)
+        assert self.receipt is not None, "a folder without manifest and receipt is not found"
+        return self.receipt
+
+
+class Records:
+    """What is known of the artifacts behind one: the store's manifests, else a receipt's lines."""
+
+    def __init__(self, store: Store, receipt: Receipt | None = None) -> None:
+        self._store = store
+        behind = receipt.behind if receipt else []
+        self._receipt = {(link.asset, link.fingerprint): link for link in behind}
+        self._known: dict[tuple[str, str], Link | None] = {}
+
+    def find(self, given: InputEntry) -> Link | None:
+        """Return what is known of an input; one of equal content where it is not stored itself."""
+        key = (given.asset, given.fingerprint)
+        if key not in self._known:
+            self._known[key] = self._find(given)
+        return self._known[key]
+
+    def folder(self, link: Link) -> Path | None:
+        """Return the folder of an artifact in the store, None where it is not there."""
+        folder = self._store.folder(link.asset, link.fingerprint)
+        return folder if (folder / MANIFEST).is_file() else None
+
+    def _find(self, given: InputEntry) -> Link | None:
+        manifest = self._store.read_manifest(given.asset, given.fingerprint)
+        if manifest is None:
+            equal = (
+                m
+                for m in self._store.manifests(given.asset)
+                if m.data_version == given.data_version
+            )
+            manifest = next(equal, None)
+        if manifest is not None:
+            return make_link(manifest)
+        return self._receipt.get((given.asset, given.fingerprint))
+
+
+def find_stored(chain: Chain, name: str) -> Artifact:
+    """Return the artifact that the recipe asks for. Raises PipelineError where it is not there."""
+    artifact = chain.lookup(name, chain.request(name))
+    if artifact is None:
+        raise PipelineError(
+            f"{chain.asset(name)}: not in the store as this recipe asks for it. Build it: "
+            f"ft-pipeline run --recipe {chain.name} --to {name}"
+        )
+    return artifact
+
+
+def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
+    """Return the artifact that a person named. Raises PipelineError where there is none.
+
+    Without `intact` a damaged one is returned too, and for an asset that is not stored as the
+    recipe asks for it the newest that is.
+    """
+    owner, name = _split_asset(chain, word)
+    if owner is not None and not intact:
+        return read_found(_find_unverified(owner, name), stored=True)
+    if owner is not None:
+        return read_found(find_stored(owner, name).path, stored=True)
+    path = Path(word).expanduser()
+    if path.exists():
+        return _read_path(chain, path.resolve())
+    if re.fullmatch(FINGERPRINT, word):
+        return _find_fingerprint(chain, word)
+    if "/" in word:
+        raise PipelineError(
+            f"{word}: neither an asset nor a folder. Expected an artifact of {chain.store.root}, "
+            "or a copy of one with its manifest.json or meta/receipt.json."
+        )
+    chain.rule(word)  # raises with the known names and a near miss
+    raise AssertionError("a name that the chain knows was found above")
+
+
+def read_found(folder: Path, stored: bool) -> Found:
+    """Read an artifact's manifest and receipt. Raises PipelineError for what is none."""
+    file = folder / MANIFEST
+    manifest = None
+    if file.is_file():
+        try:
+            manifest = Manifest.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise PipelineError(
+                f"{file}: not a valid manifest: {error.errors()[0]['msg']}. It was changed or "
+                "damaged; rebuild the artifact, or take another copy."
+            ) from error
+    return Found(folder, manifest, read_receipt(folder), stored)
+
+
+class _UnverifiedStore(Store):
+    """A store that hands out artifacts without looking at their files."""
+
+    def find(self, asset: str, fingerprint: str) -> Artifact | None:
+        manifest = self.read_manifest(asset, fingerprint)
+        if manifest is None:
+            return None
+        return Artifact(path=self.folder(asset, fingerprint), manifest=manifest)
+
+
+def _find_unverified(chain: Chain, name: str) -> Path:
+    """Return the folder of the artifact that the recipe asks for, else of the newest stored."""
+    believing = copy.copy(chain)
+    believing.store = _UnverifiedStore(chain.store.root)
+    try:
+        found = believing.find(name)
+    except PipelineError:  # what decides its fingerprint cannot be read
+        found = None
+    if found is not None:
+        return found.path
+    stored = chain.store.manifests(chain.asset(name))
+    if not stored:
+        return find_stored(chain, name).path  # raises with the remedy
+    return chain.store.folder(stored[0].asset, stored[0].fingerprint)
+
+
+def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
+    """Return the chain and the name of the asset that a word names; no chain where it is none."""
+    for name in chain.names:
+        if word in (name, chain.asset(name)):
+            return chain, name
+    recipe, slash, name = word.partition("/")
+    if slash and recipe in list_recipes(chain.project):
+        other = load_chain(chain.project, recipe, {})
+        if name in other.names:
+            return other, name
+    if chain.name != DEFAULT_RECIPE and word in (default := chain.default_chain).names:
+        return default, word
+    return None, word
+
+
+def _read_path(chain: Chain, path: Path) -> Found:
+    """Read the artifact that a path is, or lies in."""
+    for folder in (path, *list(path.parents)[:3]):
+        found = read_found(folder, stored=_is_stored(chain, folder)) if folder.is_dir() else None
+        if found is not None and (found.manifest or found.receipt):
+            return found
+    raise PipelineError(
+        f"{path}: has neither manifest.json nor meta/receipt.json, so nothing is known of what it "
+        "was made of. Name an artifact of the store, or copy one with its meta/ folder."
+    )
+
+
+def _is_stored(chain: Chain, folder: Path) -> bool:
+    return folder.is_relative_to(chain.store.root.resolve())
+
+
+def _find_fingerprint(chain: Chain, word: str) -> Found:
+    root = chain.store.root
+    files = [f for depth in ("", "*/", "*/*/") for f in root.glob(f"{depth}{word}*/{MANIFEST}")]
+    folders = [file.parent for file in files if re.fullmatch("[0-9a-f]{32}", file.parent.name)]
+    if len(folders) == 1:
+        return read_found(folders[0], stored=True)
+    if not folders:
+        raise PipelineError(
+            f"{word}: no artifact of {root} has a fingerprint that begins so. "
+            "`ft-pipeline status --json` lists those of the recipe."
+        )
+    shown = ", ".join(folder.relative_to(root).as_posix() for folder in sorted(folders)[:8])
+    raise PipelineError(f"{word}: {len(folders)} artifacts begin so: {shown}. Write more of it.")
