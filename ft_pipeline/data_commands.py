@@ -1,4 +1,4 @@
-"""The commands about data and where it went: trace, forget, examples show."""
+"""The commands about data and where it went: trace, verify, forget, examples show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +61,27 @@ def trace(
         console.say(f"{rows}: {tracing.export_rows(chain, found[0], rows)} rows written.")
     else:
         lineage_console.show_artifact(tracing.trace_artifact(chain, found[0]), as_json)
+
+
+@data_app.command("verify")
+def verify_model(
+    model: Annotated[
+        str, typer.Argument(help="Asset, fingerprint or its beginning, or the path of a model.")
+    ],
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute every hash behind a model again, up to the raw files; name the link that broke."""
+    from ft_pipeline.lineage.records import find_named
+    from ft_pipeline.lineage.verify import verify
+
+    chain = load(recipe, overrides)
+    found = find_named(chain, model, intact=False)
+    verdict = verify(chain, found)
+    lineage_console.show_verdict(verdict, as_json)
+    if verdict.broken:
+        raise typer.Exit(1)
 
 
 @data_app.command()

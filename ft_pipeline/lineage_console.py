@@ -1,13 +1,16 @@
 """What trace and verify show: trees and tables for people, JSON for programs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
-from ft_pipeline.console import out, print_json, say, table
+from ft_pipeline.console import complain, out, print_json, say, table
 from ft_pipeline.lineage.receipt import list_leaves
+
+if TYPE_CHECKING:
+    from ft_pipeline.lineage.verify import Verdict
 
 # The settings that people compare first, by the last part of their path; --json has all.
 SHOWN_SETTINGS = {
@@ -160,3 +163,24 @@ def _show_changed_rows(title: str, rows: dict[str, Any]) -> None:
         say(f"  {row['source']} {row['file']}, {row['side']}: {row['rows']}")
     for row in rows["first"]:
         say(f"    {row['row_id']} line {row['line']}: {' '.join(row['text'].split())[:90]}")
+
+
+def show_verdict(verdict: "Verdict", as_json: bool) -> None:
+    """Print one line a broken link, or one that says what was verified."""
+    if as_json:
+        print_json(verdict.as_record())
+        return
+    for broken in verdict.broken:
+        complain(f"broken link: {broken}")
+    for absent in verdict.absent:
+        say(f"not here: {absent}")
+    for note in verdict.notes:
+        say(f"note: {note}")
+    checked = f"{verdict.artifacts} artifacts, {verdict.files} files hashed"
+    sources = f"; back to {', '.join(verdict.sources)}" if verdict.sources else ""
+    if verdict.broken:
+        say(f"{verdict.model}: {len(verdict.broken)} broken links in {checked}.")
+    elif verdict.absent:
+        say(f"{verdict.model}: verified as far as it is here: {checked}{sources}.")
+    else:
+        say(f"{verdict.model}: verified: {checked}{sources}.")

@@ -69,6 +69,15 @@ def test_receipt_of_the_distilled_model_names_teacher_and_student(
     assert behind >= {"student_model", "teacher_logits", "finetuned_model", "raw_trivia"}
 
 
+@pytest.mark.parametrize("asset", ["student_model", "distilled_model", "ce_model"])
+def test_the_receipt_beside_each_model_of_the_room_holds(
+    taught: tuple[TinyProject, dict[str, str]], asset: str
+) -> None:
+    assert (next((taught[0].store / asset).glob("*/meta/receipt.json"))).is_file()
+    verdict = ask(taught[0], "verify", asset)
+    assert verdict["verified"] and not verdict["not_here"] and not verdict["notes"]
+
+
 def test_a_row_is_followed_into_the_stored_and_the_cached_answers_of_the_teacher(
     taught: tuple[TinyProject, dict[str, str]],
 ) -> None:

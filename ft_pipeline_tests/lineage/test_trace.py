@@ -94,6 +94,7 @@ def test_beside_every_model_lies_its_receipt(built_project: TinyProject, asset: 
         (("trace", "no/such/folder"), "neither an asset nor a folder"),
         (("trace", "recipes"), "has neither manifest.json nor meta/receipt.json"),
         (("trace", "--diff", "train_set", "val_set", "--rows", "rows.txt"), "write to a file in"),
+        (("verify", "finetuned_modle"), "Did you mean `finetuned_model`?"),
     ],
 )
 def test_wrong_use_is_answered(
