@@ -68,6 +68,10 @@ def verify_model(
     model: Annotated[
         str, typer.Argument(help="Asset, fingerprint or its beginning, or the path of a model.")
     ],
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Build it again in an empty store, and compare the bits."),
+    ] = False,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -78,6 +82,12 @@ def verify_model(
 
     chain = load(recipe, overrides)
     found = find_named(chain, model, intact=False)
+    if rebuild:
+        from ft_pipeline.lineage import rebuild as rebuilding
+
+        rebuilt = rebuilding.rebuild(chain, found, show_progress=not as_json)
+        lineage_console.show_rebuilt(rebuilt, as_json)
+        raise typer.Exit(0 if rebuilt.difference is None else 1)
     verdict = verify(chain, found)
     lineage_console.show_verdict(verdict, as_json)
     if verdict.broken:

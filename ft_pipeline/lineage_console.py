@@ -10,6 +10,7 @@ from ft_pipeline.console import complain, out, print_json, say, table
 from ft_pipeline.lineage.receipt import list_leaves
 
 if TYPE_CHECKING:
+    from ft_pipeline.lineage.rebuild import Rebuilt
     from ft_pipeline.lineage.verify import Verdict
 
 # The settings that people compare first, by the last part of their path; --json has all.
@@ -184,3 +185,19 @@ def show_verdict(verdict: "Verdict", as_json: bool) -> None:
         say(f"{verdict.model}: verified as far as it is here: {checked}{sources}.")
     else:
         say(f"{verdict.model}: verified: {checked}{sources}.")
+
+
+def show_rebuilt(rebuilt: "Rebuilt", as_json: bool) -> None:
+    """Print what was built again and whether it is equal."""
+    if as_json:
+        print_json(rebuilt.as_record())
+        return
+    shown = table("asset", "", "data version then", "now")
+    for asset, (then, now) in rebuilt.versions.items():
+        color, word = ("green", "equal") if then == now else ("red", "differs")
+        shown.add_row(escape(asset), f"[{color}]{word}[/]", then, now)
+    out.print(shown)
+    if rebuilt.difference is None:
+        say(f"{rebuilt.model}: built again, equal to the last bit.")
+    else:
+        complain(f"{rebuilt.model}: built again, and not equal. First: {rebuilt.difference}")

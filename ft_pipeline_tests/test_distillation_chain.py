@@ -1,10 +1,16 @@
 """The room `distillation` as a user meets it: built once, reused, rebuilt by content, refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_pipeline.chain import load_chain
+from ft_pipeline.lineage.rebuild import RecordedChain
+from ft_pipeline.lineage.records import Records, read_found
+from ft_pipeline.lineage.trace import collect_links
+from ft_pipeline.project import Project
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.lineage.commands import ask, find_rows
 
@@ -92,6 +98,28 @@ def test_a_row_is_followed_into_the_stored_and_the_cached_answers_of_the_teacher
         (cache,) = answer["cached_in"]
         assert (project.store / cache / "positions.arrow").is_file()
     assert {"distilled_model", "distilled_evaluation"} <= reached.keys()
+
+
+def test_recorded_settings_of_the_room_are_restored(
+    taught: tuple[TinyProject, dict[str, str]], tmp_path: Path
+) -> None:
+    project = taught[0].copy_to(tmp_path / "project")
+    folder = next((project.store / "distilled_model").glob("*/manifest.json")).parent
+
+    def edit(recipe: dict[str, Any]) -> None:
+        recipe["distillation"] |= {"k": 8, "alpha": 0.3, "temperature": 3.0}
+        recipe["distillation"]["student"]["prune"]["layers"] = 1
+        recipe["distillation"]["training"]["learning_rate"] = 0.1
+        recipe["training"]["lora"]["r"] = 2
+        recipe["tokens"]["max_length"] = 64
+
+    project.edit_recipe(edit)
+    chain = load_chain(Project(project.root, project.store), "quiz", {})
+    link = read_found(folder, stored=True).link
+    links = collect_links(Records(chain.store), link)
+    recorded = RecordedChain(chain, tmp_path / "store", links)
+    assert recorded.list_differences("distilled_model") == []
+    assert set(recorded.origins) == {"raw_trivia", "raw_cot", "base_model"}
 
 
 def test_another_alpha_teaches_again_without_asking_the_teacher(
