@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline import console
+from ft_pipeline import console, lineage_console
 from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
 from ft_pipeline.data_commands import data_app
 from ft_pipeline.errors import PipelineError, suggest
@@ -81,6 +81,8 @@ def run(
         os.environ["FT_NO_WAIT"] = "1"
     outcome = execute(chain, to, tuple(force or ()), show_progress=not as_json)
     console.show_outcome(chain, outcome, to, as_json)
+    if not as_json:
+        lineage_console.show_forgotten(chain)
     if outcome.failures:
         raise typer.Exit(1)
 

@@ -124,6 +124,8 @@ def forget(
     if yes and found:
         added = add_forgotten(chain.project.root, [row["row_id"] for row in found], match)
         console.say(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
+        if not as_json:
+            lineage_console.show_forgotten(chain)
     elif found and not as_json:
         console.say(f"Nothing written. With --yes they go to {FORGET_FILE}.")
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from ft_pipeline.chain import Chain
 from ft_pipeline.console import complain, out, print_json, say, table
+from ft_pipeline.forget import read_forgotten
 from ft_pipeline.lineage.receipt import list_leaves
 
 if TYPE_CHECKING:
@@ -57,6 +59,29 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
         say(f"  built from it: {len(build['built_from_it'])} artifacts")
         for artifact in build["built_from_it"]:
             say(f"    {_dated(artifact)}{_describe_examples(artifact)}")
+
+
+def show_forgotten(chain: Chain) -> None:
+    """Say which stored models and teacher logits still hold forgotten rows, if there are any."""
+    from ft_pipeline.lineage.rows import find_holders
+
+    forgotten = read_forgotten(chain.project.root)
+    if not forgotten:
+        return
+    holders = find_holders(chain, forgotten)
+    if not holders:
+        say(f"forgotten rows: {len(forgotten)}; no stored model or teacher logits hold any.")
+        return
+    say(f"forgotten rows: {len(forgotten)}. Made of some of them, and still in the store:")
+    for holder in holders:
+        how = "" if holder["trained"] else ", for validation only"
+        say(f"  {_dated(holder)}: of {holder['rows']}{how}")
+    for cache in sorted({cache for holder in holders for cache in holder["cached_in"]}):
+        say(f"  row cache {cache}")
+    if any(holder["current"] for holder in holders):
+        say("The recipe asks for some of them as they are; `ft-pipeline status` says which.")
+    else:
+        say("None of them is what the recipes ask for now.")
 
 
 def _grow(node: dict[str, Any]) -> Tree:

@@ -100,6 +100,18 @@ def test_a_row_is_followed_into_the_stored_and_the_cached_answers_of_the_teacher
     assert {"distilled_model", "distilled_evaluation"} <= reached.keys()
 
 
+def test_forgetting_a_row_names_the_logits_that_hold_it(
+    taught: tuple[TinyProject, dict[str, str]], tmp_path: Path
+) -> None:
+    project = taught[0].copy_to(tmp_path / "project")
+    row = find_rows(project, "train")[0]
+    done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
+    assert done.returncode == 0, done.stderr
+    for held in ("teacher_logits", "distilled_model", "ce_model", "row cache rows/teacher_logits"):
+        assert held in done.stdout
+    assert "base_model" not in done.stdout
+
+
 def test_recorded_settings_of_the_room_are_restored(
     taught: tuple[TinyProject, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ Shortened:
 import json
 import mmap
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,52 @@ def trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
         for manifest, place in zip(builds, places, strict=True)
         if place is not None
     ]
+
+
+def find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]:
+    """Return the stored models and teacher logits that were made of some of the rows.
+
+    `rows` says of how many, `trained` whether of one of the training side, `current` whether the
+    recipe asks for it as it is now, `cached_in` which row caches have the answers of logits, too.
+    """
+    graph = read_graph(chain.store)
+    builds = graph.of(EXAMPLES_ASSET)
+    held: dict[tuple[str, str], _Held] = {}
+    for build in builds:
+        folder = chain.store.folder(build.asset, build.fingerprint)
+        for side, rows in _find_used(folder, row_ids).items():
+            for reached in graph.follow(build, side):
+                if _keeps_rows(reached):
+                    holder = held.setdefault((reached.asset, reached.fingerprint), _Held(set()))
+                    holder.rows.update(rows)
+                    holder.trained |= side == "train"
+                    if reached.asset.rpartition("/")[2] == "teacher_logits":
+                        holder.caches |= _find_caches(chain, reached, folder, rows)
+    current = find_current(chain, builds) if held else set()
+    return [
+        {
+            **_name(graph.manifests[key], current),
+            "rows": len(holder.rows),
+            "trained": holder.trained,
+            "cached_in": sorted(holder.caches),
+        }
+        for key, holder in held.items()
+    ]
+
+
+@dataclass
+class _Held:
+    rows: set[str]
+    trained: bool = False
+    caches: set[str] = field(default_factory=set)
+
+
+def _find_caches(
+    chain: Chain, logits: Manifest, examples: Path, row_ids: Collection[str]
+) -> set[str]:
+    ids = [example["example_id"] for example in _list_examples(examples, row_ids)]
+    folder = chain.store.folder(logits.asset, logits.fingerprint)
+    return {c for _, answer in _find_answers(chain, folder, ids) for c in answer["cached_in"]}
 
 
 def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[tuple[str, str]]:
@@ -114,6 +161,10 @@ def _is_model(manifest: Manifest) -> bool:
     return manifest.asset.rpartition("/")[2] in MODEL_ASSETS
 
 
+def _keeps_rows(manifest: Manifest) -> bool:
+    return _is_model(manifest) or manifest.asset.rpartition("/")[2] == "teacher_logits"
+
+
 def _find_place(folder: Path, row_id: str) -> dict[str, Any] | None:
     """Return where a row was read, and its side; or why it was rejected."""
     rows = duckdb.execute(
@@ -137,6 +188,19 @@ def _find_line(file: Path, text: str) -> dict[str, Any] | None:
         start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
         found: dict[str, Any] = json.loads(data[start : end if end > 0 else len(data)])
         return found
+
+
+def _find_used(folder: Path, row_ids: Collection[str]) -> dict[str, set[str]]:
+    """Return the rows of a build that are used, by side."""
+    rows = duckdb.execute(
+        f"SELECT side, row_id FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
+        "WHERE list_contains($1, row_id)",
+        [list(row_ids)],
+    ).fetchall()
+    found: dict[str, set[str]] = {}
+    for side, row_id in rows:
+        found.setdefault(side, set()).add(row_id)
+    return found
 
 
 def _list_examples(folder: Path, row_ids: Collection[str]) -> list[dict[str, Any]]:

@@ -215,3 +215,26 @@ def test_rows_of_an_exported_model_are_those_it_was_trained_on(
     exported = set(pq.read_table(target)["row_id"].to_pylist())
     expected = find_rows(built_project, "train") + find_rows(built_project, "train", "cot")
     assert exported == {row["row_id"] for row in expected}
+
+
+def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
+    project: TinyProject,
+) -> None:
+    row = find_rows(project, "train")[0]
+    old = find_folder(project, "finetuned_model").name
+    done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
+    assert f"finetuned_model {old[:12]}" in done.stdout, done.stderr
+    done = project.run("ft-pipeline", "run", "--to", "finetuned_model")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if old[:12] in line]
+    assert "current" not in line
+    assert "None of them is what the recipes ask for now." in done.stdout
+    now, before = ask(project, "trace", "--row", row["row_id"])
+    assert before["used"] and not before["current"]
+    assert old in {a["fingerprint"] for a in before["built_from_it"] if not a["current"]}
+    assert now["place"]["reason"] == "forgotten" and now["examples"] == []
+    (model,) = [a for a in now["built_without_it"] if a["asset"] == "finetuned_model"]
+    assert model["current"] and model["fingerprint"] != old
+    compared = ask(project, "trace", "--diff", old, "finetuned_model")["rows"]
+    assert compared["removed"]["row_ids"] == [row["row_id"]]
+    assert compared["added"]["count"] == 0
