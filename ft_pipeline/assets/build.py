@@ -17,6 +17,7 @@ from ft_pipeline.checks import Check
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.launch import run_worker
 from ft_pipeline.lineage.receipt import write_receipt
+from ft_pipeline.lineage.summary import make_tags, summarize
 from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.rules import MODEL_ASSETS, TRAINED_ASSETS
 from ft_pipeline.store import Draft
@@ -250,6 +251,10 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
         "fingerprint": manifest.fingerprint,
         "built_at": manifest.created_at,
     }
+    tags = {"fingerprint": manifest.fingerprint}
+    if name in MODEL_ASSETS:
+        metadata["lineage"] = dg.MetadataValue.md(summarize(chain, artifact))
+        tags |= make_tags(chain, artifact)
     if reused:
         pulled = (manifest.asset, manifest.fingerprint) in chain.store.pulled
         where = "the remote had one" if pulled else "the store has an intact artifact"
@@ -260,7 +265,7 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
         metadata=metadata,
         data_version=dg.DataVersion(manifest.data_version),
         check_results=[_check_result(chain, name, result) for result in manifest.checks],
-        tags={"fingerprint": manifest.fingerprint},
+        tags=tags,
     )
 
 

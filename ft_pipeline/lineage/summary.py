@@ -1,0 +1,89 @@
+"""The lineage of a model on one page, for Dagster: a Markdown block and tags.
+
+It says what a reader of a model's page asks first, and the commands that say the rest.
+"""
+
+import re
+from collections.abc import Iterator
+
+from ft_pipeline.artifacts import Artifact
+from ft_pipeline.chain import Chain
+from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, list_leaves, make_link
+from ft_pipeline.lineage.records import Records
+from ft_pipeline.lineage.trace import collect_links, find_examples, open_rows
+from ft_pipeline.store import Store
+
+DATA = ("train_set", "val_set", "train_tokens", "val_tokens", "teacher_logits")
+MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")
+
+
+def summarize(chain: Chain, artifact: Artifact) -> str:
+    """Return the Markdown block of a model."""
+    records = Records(chain.store)
+    link = make_link(artifact.manifest)
+    behind = collect_links(records, link)
+    recipe = "" if chain.name == chain.default_chain.name else f" --recipe {chain.name}"
+    lines = ["| what | |", "|---|---|", f"| recipe | `{chain.name}` |"]
+    lines += [f"| {what} | {value} |" for what, value in _describe_behind(chain.store, behind)]
+    lines += [f"| rows | {rows} |" for rows in _count_rows(records, link)]
+    lines += [f"| {what} | {value} |" for what, value in _describe_own(link)]
+    if (artifact.path / RECEIPT_FILE).is_file():
+        lines.append(f"| receipt | `{artifact.path / RECEIPT_FILE}` |")
+    fingerprint = artifact.manifest.fingerprint[:12]
+    commands = [f"ft-pipeline {c} {fingerprint}{recipe}" for c in ("trace", "verify")]
+    return "\n".join([*lines, "", "```", *commands, "```"])
+
+
+def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
+    """Return what models are found by in Dagster: recipe, base model and data version."""
+    behind = collect_links(Records(chain.store), make_link(artifact.manifest))
+    base = behind.get("base_model")
+    tags = {"recipe": chain.name, "data_version": artifact.data_version}
+    if base is not None:
+        tags["base_model"] = _name_model(chain.store, base)
+    return {name: _as_tag(value) for name, value in tags.items()}
+
+
+def _describe_behind(store: Store, behind: dict[str, Link]) -> Iterator[tuple[str, str]]:
+    for name in MODELS:
+        if name in behind:
+            revision = behind[name].revision
+            at = f" at `{revision}`" if revision else ""
+            yield name.replace("_", " "), f"{_name_model(store, behind[name])}{at}"
+    for name, link in reversed(behind.items()):
+        if name.startswith("raw_"):
+            yield f"{name}, revision", f"`{link.revision}`"
+    for name in DATA:
+        if name in behind:
+            yield f"{name}, data version", f"`{behind[name].data_version}`"
+
+
+def _name_model(store: Store, link: Link) -> str:
+    """Return a model's id; of one that was trained or cut here, its data version."""
+    manifest = store.read_manifest(link.asset, link.fingerprint)
+    named = manifest.metadata.get("model") if manifest else None
+    return str(named) if named else f"{link.asset} {link.data_version}"
+
+
+def _count_rows(records: Records, link: Link) -> Iterator[str]:
+    examples = find_examples(records, link)
+    if examples:
+        with open_rows(examples) as con:
+            counted = con.execute(
+                "SELECT source, side, count(*) FROM rows GROUP BY ALL ORDER BY ALL"
+            ).fetchall()
+        yield ", ".join(f"{count} of {source} ({side})" for source, side, count in counted)
+
+
+def _describe_own(link: Link) -> Iterator[tuple[str, str]]:
+    assert link.ingredients is not None, "an artifact has ingredients"
+    yield "code version", link.ingredients.code_version
+    for path, value in list_leaves(link.ingredients.settings):
+        if path.rpartition(".")[2] == "seed":
+            yield path, str(value)
+    yield "libraries", ", ".join(f"{n} {v}" for n, v in link.ingredients.libraries.items())
+
+
+def _as_tag(value: str) -> str:
+    """Return a value that Dagster takes for a tag: 63 characters of `A-Za-z0-9_.-`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", value)[:63]
