@@ -40,11 +40,12 @@ def execute(
 
     from ft_pipeline.assets.build import asset_key
     from ft_pipeline.assets.executor import guard_run
+    from ft_pipeline.assets.waiting import WAITING_LOGGER
 
     if show_progress:
         _show_progress()
     names = chain.upstream(target) if target else chain.names
-    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    config: dict[str, Any] = {"loggers": {WAITING_LOGGER: {}}}
     job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
     config["ops"] = {
@@ -52,8 +53,8 @@ def execute(
     }
     run_id = str(uuid.uuid4())
     with (
+        dg.DagsterInstance.get() as instance,  # before the hold: new databases are moved
         hold_databases_open(),
-        dg.DagsterInstance.get() as instance,
         guard_run(instance, run_id),
     ):
         result = job.execute_in_process(

@@ -75,6 +75,8 @@ def end_dead_runs(instance: dg.DagsterInstance, locks: Path) -> None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
+            if not file.exists():  # its run ended between opening and locking
+                continue
             _end_dead_run(instance, file.name.removeprefix(LOCK_PREFIX), file)
 
 

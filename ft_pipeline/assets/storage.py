@@ -1,0 +1,51 @@
+"""Dagster's SQLite storage, made by one process at a time and whole or absent.
+
+dagster.yaml names this class, so it holds for every command that opens the instance: `ft-pipeline
+run`, `dagster asset materialize`, the UI, the daemon. Of ten first runs that started together on a
+fresh checkout, four failed in Dagster's own class while they made the same tables.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Dagster has no public name for it; `storage: custom` in dagster.yaml is documented.
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClassData
+
+from ft_pipeline.history import hold_databases_open
+
+
+class LockedSqliteStorage(DagsterSqliteStorage):
+    """Dagster's storage for runs, events and schedules; opened under a lock."""
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Any
+    ) -> "LockedSqliteStorage":
+        base = Path(config_value["base_dir"])
+        with _lock(base):
+            if not base.exists():
+                _create(base)
+            # Under the lock as well: it completes what an older version left half made.
+            return cls.from_local(str(base), inst_data)
+
+
+def _create(base: Path) -> None:
+    """Make the tables aside and rename the folder, so that a kill leaves no half of them."""
+    draft = base.with_name(f"{base.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a killed process; the lock is ours
+    with hold_databases_open():
+        DagsterSqliteStorage.from_local(str(draft)).dispose()
+    draft.rename(base)
+
+
+@contextmanager
+def _lock(base: Path) -> Iterator[None]:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    with base.with_name(f"{base.name}.lock").open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
