@@ -19,6 +19,7 @@ from ft_pipeline.recipe import Recipe, check_recipe_name, parse_recipe
 from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import read_yaml
 from ft_pipeline.sources.catalog import load_sources
+from ft_pipeline.store_commands import store_app
 
 app = typer.Typer(
     name="ft-pipeline",
@@ -30,6 +31,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Check and create recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app)
+app.add_typer(store_app)
 
 
 @app.command()

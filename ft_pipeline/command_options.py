@@ -24,14 +24,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 def load(name: str, overrides: list[str] | None) -> Chain:
     """Load a chain with FT_OVERRIDES and `--set`; both then hold for chains loaded later too."""
     project = find_project()
-    _require_recipe(project, name)
+    require_recipe(project, name)
     words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
     merged = " ".join([os.environ.get("FT_OVERRIDES", ""), *words]).strip()
     os.environ["FT_OVERRIDES"] = merged
     return load_chain(project, name, split_overrides(merged))
 
 
-def _require_recipe(project: Project, name: str) -> None:
+def require_recipe(project: Project, name: str) -> None:
+    """Raise PipelineError where there is no such recipe."""
     known = list_recipes(project)
     if name not in known:
         raise PipelineError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ft_pipeline.doctor import Finding
     from ft_pipeline.estimate import Estimate
     from ft_pipeline.execution import Outcome
+    from ft_pipeline.garbage import Item
     from ft_pipeline.steps import StepPlan
 
 SHOWN_PROMPTS = 3
@@ -209,6 +210,42 @@ def _show_answers(step: Step, store: Store) -> None:
             say("\n".join(f"  {line}" for line in text.splitlines()[:12]))
 
 
+def show_garbage(
+    items: "Sequence[Item]", refused: "Sequence[Item]", removed: bool, as_json: bool
+) -> None:
+    """Print what stays and what goes, or went, and why; `refused` is what was not removed then."""
+    whys = {item.path: item.why for item in refused}
+    shown: list[dict[str, Any]] = [
+        {
+            "kind": item.kind,
+            "asset": item.asset,
+            "fingerprint": item.fingerprint,
+            "age_days": round(item.age_days, 1),
+            "mb": round(item.bytes / 1e6, 2),
+            "goes": item.goes and item.path not in whys,
+            "why": whys.get(item.path, item.why),
+        }
+        for item in sorted(items, key=lambda item: (item.goes, item.kind, item.asset))
+    ]
+    total = sum(record["mb"] for record in shown if record["goes"])
+    if as_json:
+        print_json({"removed": removed, "mb": round(total, 2), "items": shown})
+        return
+    listed = table("", "what", "asset", "fingerprint", "days", "MB", "why")
+    for record in shown:
+        word = "[yellow]goes[/]" if record["goes"] else "[green]stays[/]"
+        figures = (record["fingerprint"][:8], f"{record['age_days']:.1f}", f"{record['mb']:.2f}")
+        listed.add_row(
+            word, record["kind"], escape(record["asset"]), *figures, escape(record["why"])
+        )
+    out.print(listed)
+    count = sum(record["goes"] for record in shown)
+    if removed:
+        say(f"{count} removed, {total:.1f} MB.")
+    else:
+        say(f"{count} would go, {total:.1f} MB." + (" Remove them with --yes." if count else ""))
+
+
 def _outcome_record(step: Step, outcome: "Outcome") -> dict[str, Any]:
     done = outcome.assets.get(step.asset, "not built")
     artifact = step.artifact
@@ -238,7 +275,8 @@ def table(*columns: str) -> Table:
     """Return an empty table without lines; `seconds` and `size` stand at the right."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in ("seconds", "size") else "left")
+        to_the_right = column in ("seconds", "size", "days", "MB")
+        made.add_column(column, justify="right" if to_the_right else "left")
     return made
 
 

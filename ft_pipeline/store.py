@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ UNPUSHED = ".unpushed"
 REPLACE = "replace\n"  # in that file: also other content of the same fingerprint
 DRAFT_MARK = ".draft-"
 REPLACED_MARK = ".replaced-"
+RUN_MARK = "run."
 
 logger = logging.getLogger(__name__)
 
@@ -145,15 +147,56 @@ class Store:
 
     def _find_here(self, asset: str, fingerprint: str) -> Artifact | None:
         folder = self.folder(asset, fingerprint)
-        manifest = _read_manifest(folder)
-        if manifest is None:
-            return None
-        if manifest.format != FORMAT:
-            logger.warning("%s: manifest format %s is not read", folder, manifest.format)
-            return None
-        artifact = Artifact(path=folder, manifest=manifest)
-        _verify_intact(artifact)
-        return artifact
+        while True:
+            seen = _identify(folder)
+            manifest = _read_manifest(folder)
+            if manifest is None:
+                return None
+            if manifest.format != FORMAT:
+                logger.warning("%s: manifest format %s is not read", folder, manifest.format)
+                return None
+            artifact = Artifact(path=folder, manifest=manifest)
+            try:
+                _verify_intact(artifact)
+            except (DamagedArtifact, FileNotFoundError):
+                if _identify(folder) == seen:
+                    raise
+                continue  # another process removed or replaced it meanwhile
+            return artifact
+
+    def mark_used(self, artifact: Artifact) -> bool:
+        """Note by its manifest's time that a run uses an artifact; False where it is gone.
+
+        `gc` keeps what was built or used since the oldest run began that is still going.
+        """
+        try:
+            os.utime(artifact.path / MANIFEST)
+        except FileNotFoundError:
+            return False
+        except OSError:  # a store that cannot be written cannot be cleared either
+            return (artifact.path / MANIFEST).exists()
+        return True
+
+    @contextmanager
+    def running(self, run_id: str) -> Iterator[None]:
+        """Hold a mark for as long as a run lasts; its time is when the run began."""
+        file = self.root / "locks" / f"{RUN_MARK}{run_id}"
+        created = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = created.open("w", encoding="utf-8")
+        except OSError:
+            handle = None
+        if handle is None:  # a store that cannot be written cannot be cleared either
+            yield
+            return
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            created.rename(file)  # it appears locked
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
 
     def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
         """Return an artifact's manifest without looking at its files; None where there is none."""
@@ -280,6 +323,10 @@ class Store:
         self.push_pending(checked)
         return checked
 
+    def lock_file(self, asset: str, fingerprint: str) -> Path:
+        """Return the file whose flock is the right to build one fingerprint, or to remove it."""
+        return self.root / "locks" / f"{asset.replace('/', '.')}.{fingerprint}.lock"
+
     @contextmanager
     def lock(self, asset: str, fingerprint: str) -> Iterator[None]:
         """Hold the right to build one fingerprint; the kernel frees it when this process ends.
@@ -292,7 +339,7 @@ class Store:
         if key in self._held:
             yield
             return
-        file = self.root / "locks" / f"{asset.replace('/', '.')}.{fingerprint}.lock"
+        file = self.lock_file(asset, fingerprint)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = file.open("w", encoding="utf-8")
@@ -343,6 +390,15 @@ def _read_manifest(folder: Path) -> Manifest | None:
     except ValidationError:
         logger.warning("%s: not a valid manifest; the artifact counts as absent", folder / MANIFEST)
         return None
+
+
+def _identify(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder's manifest from that of a later one at the same place."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _verify_intact(artifact: Artifact) -> None:

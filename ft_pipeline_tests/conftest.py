@@ -60,7 +60,6 @@ class TinyProject:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "200",
             "HF_HUB_OFFLINE": "1",
-            "FT_THREADS": os.environ["FT_THREADS"],
             # The lock of the one training at a time is the user's; tests do not wait for him.
             "XDG_RUNTIME_DIR": str(self.root),
         }

@@ -94,7 +94,8 @@ def test_two_whole_chains_at_once_build_each_asset_once(
         for line in text.splitlines()
         if line.startswith("· ") and ": built (" in line
     )
-    assert set(built) == {file.parent.parent.name for file in project.store.glob("*/*/manifest.json")}
+    manifests = project.store.glob("*/*/manifest.json")
+    assert set(built) == {file.parent.parent.name for file in manifests}
     assert set(built.values()) == {1}
     waits = [line for text in said for line in text.splitlines() if line.startswith("· waiting: ")]
     assert waits, said

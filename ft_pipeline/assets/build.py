@@ -144,11 +144,11 @@ def _materialize(
             start = monotonic()
             request = _request(chain, name)
             forced = name in force
-            found = None if forced else chain.lookup(name, request)
+            found = None if forced else _use(chain, name, request)
             if found is None:
                 fingerprint = request.ingredients.fingerprint
                 stack.enter_context(store.lock(request.asset, fingerprint))
-                found = None if forced else chain.lookup(name, request)
+                found = None if forced else _use(chain, name, request)
             if found is not None:
                 artifact = _recheck(chain, name, found, request, checks.get(name, ()))
                 store.push_pending(artifact)
@@ -180,6 +180,12 @@ def _continued_run(context: dg.AssetExecutionContext) -> str | None:
     run = context.run
     continues = any(run.tags.get(tag) == "true" for tag in RESUME_TAGS)
     return run.parent_run_id if continues else None
+
+
+def _use(chain: Chain, name: str, request: Request) -> Artifact | None:
+    """Return the stored artifact of a request, noting its use; None where there is none."""
+    found = chain.lookup(name, request)
+    return found if found is not None and chain.store.mark_used(found) else None
 
 
 def _refuse_training(name: str, request: Request) -> None:
@@ -234,6 +240,7 @@ def _request(chain: Chain, name: str) -> Request:
         if any(check.stored_result(artifact) is None for check in checks):
             _recheck(chain, given, artifact, chain.request(given), checks)
             unchecked = True
+        unchecked |= not chain.store.mark_used(artifact)  # `gc` was here: named as missing
     return chain.request(name) if unchecked else request
 
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.project import find_project
+from ft_pipeline.store import Store
+
 LOCK_PREFIX = "run."
 
 logger = logging.getLogger(__name__)
@@ -58,7 +61,10 @@ def guard_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     end_dead_runs(instance, locks)
     file = locks / f"{LOCK_PREFIX}{run_id}"
     created = file.with_name(f".{file.name}.{os.getpid()}")
-    with created.open("w", encoding="utf-8") as handle:
+    with (
+        Store(find_project().store).running(run_id),
+        created.open("w", encoding="utf-8") as handle,
+    ):
         fcntl.flock(handle, fcntl.LOCK_EX)
         created.rename(file)  # it appears locked
         try:

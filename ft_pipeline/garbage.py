@@ -1,0 +1,390 @@
+"""What the store has and nobody needs: listed with its reason, removed on request.
+
+    plan_removal(chains, keep=1) → [
+        Item("artifact", "train_set", "91ab…", …, goes=False, why="recipe quiz asks for it"),
+        Item("artifact", "train_set", "0c2f…", …, goes=True, why="no recipe asks for it"), …]
+
+An item is removed under the lock of its fingerprint, renamed aside first, and only while it is as
+it was when it was listed. What a run has built or reused since it began stays until it has ended.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from ft_pipeline.artifacts import MANIFEST, Manifest
+from ft_pipeline.chain import Chain
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.recipe import STORE_FOLDERS
+from ft_pipeline.store import DRAFT_MARK, REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
+
+GONE_MARK = ".gone-"
+LOG_DAYS = 14.0
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+# Which asset's builds append to each kind of row cache.
+CACHED_BY = {"minhash": "prompt_completions", "teacher_logits": "teacher_logits"}
+
+Key = tuple[str, str]  # asset, fingerprint
+
+
+@dataclass(frozen=True)
+class Item:
+    """One folder of the store, and whether it goes."""
+
+    kind: str  # artifact, leftover, checkpoints, log, rows
+    asset: str  # for a log its task, for rows their kind
+    fingerprint: str
+    path: Path
+    used_at: float  # seconds since 1970, of its last build or use
+    bytes: int
+    goes: bool
+    why: str
+
+    @property
+    def key(self) -> Key:
+        return self.asset, self.fingerprint
+
+    @property
+    def age_days(self) -> float:
+        return max(0.0, (time.time() - self.used_at) / 86400)
+
+
+def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:
+    """Say for everything in the store whether it goes and why; `recipe` limits what goes to its.
+
+    `chains` are those of all recipes: what any of them asks for stays, with all that it was made
+    of, and the newest `keep` artifacts of each asset besides. Raises PipelineError where an
+    artifact that a recipe asks for is damaged: what it asks for behind it cannot be known.
+    """
+    store = chains[0].store
+    items = list_artifacts(store)
+    manifests = read_manifests(store, items)
+    reasons = _find_reasons(chains, manifests, items, keep)
+    asked = find_asked(chains)
+    since = find_oldest_run(store)
+    found = [_judge_artifact(item, manifests, reasons) for item in items]
+    found += [_judge_leftover(item, store) for item in list_leftovers(store)]
+    found += [_judge_checkpoints(item, store, asked) for item in list_checkpoints(store)]
+    if recipe is not None:
+        (chain,) = (chain for chain in chains if chain.name == recipe)
+        own = {chain.asset(name) for name in chain.names}
+        return [i if i.asset in own else stay(i, f"not of recipe {recipe}") for i in found]
+    found += [_judge_log(item, since) for item in list_logs(store)]
+    kept = [manifests[i.key] for i in found if not i.goes and i.key in manifests]
+    return found + [_judge_rows(item, kept) for item in list_rows(store)]
+
+
+def remove(store: Store, items: Iterable[Item]) -> list[Item]:
+    """Remove what goes; return what was not removed after all, with why."""
+    kept = []
+    for item in items:
+        if item.goes:
+            refused = _remove_one(store, item)
+            if refused:
+                kept.append(stay(item, refused))
+    return kept
+
+
+def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
+    """Return what the recipes ask for as they stand, built or not, with the recipe that does.
+
+    Raises PipelineError where something that is asked for is damaged.
+    """
+    asked: dict[Key, str] = {}
+    for chain in chains:
+        for name in chain.names:
+            try:
+                request = chain.request(name)
+            except DamagedArtifact as error:
+                raise PipelineError(f"gc: {error} Then gc knows what it was needed for.") from error
+            except PipelineError:
+                continue  # its inputs are not built: nothing in the store can be what is asked for
+            key = (request.asset, request.ingredients.fingerprint)
+            asked.setdefault(key, f"recipe {chain.name} asks for it")
+    return asked
+
+
+def list_artifacts(store: Store) -> list[Item]:
+    """Return the folders that have a manifest, valid or not."""
+    folders = (f for f in _asset_folders(store) if FINGERPRINT.fullmatch(f.name))
+    return [
+        _item("artifact", store, folder, folder / MANIFEST)
+        for folder in folders
+        if (folder / MANIFEST).is_file()
+    ]
+
+
+def list_leftovers(store: Store) -> list[Item]:
+    """Return what killed processes left: drafts, replaced artifacts, half removed ones."""
+    marks = (DRAFT_MARK, REPLACED_MARK, GONE_MARK)
+    return [
+        _item("leftover", store, folder, folder)
+        for folder in _asset_folders(store)
+        if any(mark in folder.name for mark in marks)
+        or (FINGERPRINT.fullmatch(folder.name) and not (folder / MANIFEST).exists())
+    ]
+
+
+def list_checkpoints(store: Store) -> list[Item]:
+    """Return the folders of checkpoints, one a training."""
+    root = store.root / "checkpoints"
+    # With what a killed `gc` has left half removed.
+    folders = sorted(
+        Path(folder, name)
+        for folder, names, _ in os.walk(root)
+        for name in names
+        if FINGERPRINT.match(name)
+    )
+    return [_item("checkpoints", Store(root), folder, folder) for folder in folders]
+
+
+def list_logs(store: Store) -> list[Item]:
+    """Return the folders of worker runs; used when a file in them was last written."""
+    folders = sorted(f for f in (store.root / "runs").glob("*") if f.is_dir())
+    return [
+        replace(_item("log", Store(f.parent), f, _newest(f)), asset=f.name.split("-")[1])
+        for f in folders
+    ]
+
+
+def list_rows(store: Store) -> list[Item]:
+    """Return the configurations of the row cache that hold something; used when last locked."""
+    root = store.root / "rows"
+    return [
+        _item("rows", Store(root), folder, folder / "lock")
+        for folder in sorted(root.glob("*/*"))
+        if any(folder.glob("[0-9]*"))
+    ]
+
+
+def read_manifests(store: Store, items: Iterable[Item]) -> dict[Key, Manifest]:
+    """Return the valid manifests of artifacts."""
+    found = ((i.key, store.read_manifest(*i.key)) for i in items)
+    return {key: manifest for key, manifest in found if manifest is not None}
+
+
+def find_behind(start: Iterable[Key], manifests: Mapping[Key, Manifest]) -> dict[Key, Key]:
+    """Return all that some artifacts were made of, each with what was made of it."""
+    found: dict[Key, Key] = {}
+    waiting = list(start)
+    while waiting:
+        current = waiting.pop()
+        if current in manifests:
+            for given in manifests[current].inputs.values():
+                key = (given.asset, given.fingerprint)
+                if key not in found:
+                    found[key] = current
+                    waiting.append(key)
+    return found
+
+
+def find_oldest_run(store: Store) -> float | None:
+    """Return when the oldest run began that is still going, or None where none is."""
+    marks = (store.root / "locks").glob(f"{RUN_MARK}*")
+    began = [file.stat().st_mtime for file in marks if is_held(file)]
+    return min(began, default=None)
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds the flock of a file."""
+    with try_lock(file) as free:
+        return not free
+
+
+@contextmanager
+def try_lock(file: Path, create: bool = False) -> Iterator[bool]:
+    """Hold a file's flock if it is free, and say so. Does not touch the file's times."""
+    try:
+        handle = file.open("a" if create else "r", encoding="utf-8")
+    except FileNotFoundError:
+        yield True
+        return
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+
+
+def _find_reasons(
+    chains: Sequence[Chain], manifests: Mapping[Key, Manifest], items: Sequence[Item], keep: int
+) -> dict[Key, str]:
+    store = chains[0].store
+    reasons = dict(find_asked(chains))
+    reasons |= {k: "promoted" for k in manifests if k[1] in _read_promoted(store)}
+    for asset in sorted({asset for asset, _ in manifests}):
+        others = [m for k, m in manifests.items() if k[0] == asset and k not in reasons]
+        newest = sorted(others, key=lambda m: m.created_at, reverse=True)[:keep]
+        reasons |= {(asset, m.fingerprint): f"among the newest {keep} besides" for m in newest}
+    for item in items:
+        if item.key not in reasons and is_held(store.lock_file(*item.key)):
+            reasons[item.key] = "being built"
+    since = find_oldest_run(store)
+    if since is not None:
+        used = {
+            item.key: "a run that is going on uses it" for item in items if item.used_at >= since
+        }
+        reasons = used | reasons
+    for key, user in find_behind(list(reasons), manifests).items():
+        reasons.setdefault(key, f"{user[0]} {user[1][:8]} was made of it")
+    return reasons
+
+
+def _judge_artifact(
+    item: Item, manifests: Mapping[Key, Manifest], reasons: Mapping[Key, str]
+) -> Item:
+    if item.key in reasons:
+        return stay(item, reasons[item.key])
+    if item.key not in manifests:
+        return stay(item, "its manifest cannot be read; remove it by hand if it is not wanted")
+    return go(item, "no recipe asks for it")
+
+
+def _judge_leftover(item: Item, store: Store) -> Item:
+    if is_held(store.lock_file(*item.key)):
+        return stay(item, "being built")
+    final = store.folder(*item.key)
+    if REPLACED_MARK in item.path.name and not final.exists():
+        return stay(item, "the only copy; the next run puts it back")
+    return go(item, "left by a process that was killed")
+
+
+def _judge_checkpoints(item: Item, store: Store, asked: Mapping[Key, str]) -> Item:
+    if is_held(store.lock_file(*item.key)):
+        return stay(item, "being trained")
+    if (
+        item.path.name == item.fingerprint
+        and item.key in asked
+        and not store.folder(*item.key).exists()
+    ):
+        return stay(item, f"{asked[item.key]}; the next run continues from it")
+    return go(item, "no recipe asks for what it would become")
+
+
+def _judge_log(item: Item, since: float | None) -> Item:
+    if since is not None and item.used_at >= since:
+        return stay(item, "a run is going on")
+    if item.age_days < LOG_DAYS:
+        return stay(item, f"younger than {LOG_DAYS:g} days")
+    return go(item, f"older than {LOG_DAYS:g} days")
+
+
+def _judge_rows(item: Item, kept: Iterable[Manifest]) -> Item:
+    """A configuration goes if no build that stays can have used it: all began after its last use.
+
+    Where none stays, what was used lately may be half of a build that was killed.
+    """
+    maker = CACHED_BY.get(item.asset, "")
+    began = [_began(m) for m in kept if m.asset.rpartition("/")[2] == maker]
+    if item.used_at >= min(began, default=time.time() - LOG_DAYS * 86400):
+        return stay(item, "used since the oldest build that stays" if began else "used lately")
+    return go(item, f"no {maker} that stays has used it")
+
+
+def _began(manifest: Manifest) -> float:
+    # created_at has whole seconds.
+    return datetime.fromisoformat(manifest.created_at).timestamp() - manifest.seconds - 1
+
+
+def _remove_one(store: Store, item: Item) -> str | None:
+    """Remove one item; return why not, where it is not what was listed any more."""
+    if item.kind == "log":
+        shutil.rmtree(item.path, ignore_errors=True)
+        return None
+    if item.kind == "rows":
+        return remove_rows(item.path)
+    with try_lock(store.lock_file(*item.key), create=True) as free:
+        if not free:
+            return "being built meanwhile"
+        return _remove_folder(item)
+
+
+def _remove_folder(item: Item) -> str | None:
+    watched = item.path / MANIFEST if item.kind == "artifact" else item.path
+    gone = item.path.with_name(f"{item.fingerprint}{GONE_MARK}{uuid.uuid4().hex[:8]}")
+    try:
+        if watched.stat().st_mtime != item.used_at:
+            return "used meanwhile"
+        item.path.rename(gone)
+    except FileNotFoundError:
+        return None  # another process removed it
+    if item.kind == "artifact" and (gone / MANIFEST).stat().st_mtime != item.used_at:
+        shutil.rmtree(item.path, ignore_errors=True)  # a reader's stamps; the lock is ours
+        gone.rename(item.path)  # noted as used between the two lines above
+        return "used meanwhile"
+    shutil.rmtree(gone, ignore_errors=True)
+    return None
+
+
+def remove_rows(folder: Path) -> str | None:
+    """Remove the shards of one configuration under its lock, whose file stays: others wait on it.
+
+    Returns why not, where a build holds the lock.
+    """
+    with try_lock(folder / "lock", create=True) as free:
+        if not free:
+            return "in use"
+        for shard in [*folder.glob("[0-9]*"), *folder.glob(".draft-*")]:
+            shutil.rmtree(shard, ignore_errors=True)
+    return None
+
+
+def _asset_folders(store: Store) -> list[Path]:
+    """Return all folders at the place of a fingerprint: <asset>/… and <recipe>/<asset>/…."""
+    name = re.compile(r"[0-9a-f]{32}(\.(draft|replaced|gone)-[0-9a-f]{8})?")
+    tops = [f for f in _subfolders(store.root) if f.name not in STORE_FOLDERS]
+    found = [f for top in tops for f in _subfolders(top)]
+    found += [f for folder in found if not name.fullmatch(folder.name) for f in _subfolders(folder)]
+    return sorted(f for f in found if name.fullmatch(f.name))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):  # removed while it is looked at
+        return []
+
+
+def _item(kind: str, store: Store, folder: Path, watched: Path) -> Item:
+    try:
+        used_at = watched.stat().st_mtime
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    except OSError:  # it goes while it is looked at
+        used_at, size = time.time(), 0
+    asset = folder.parent.relative_to(store.root).as_posix()
+    return Item(kind, asset, folder.name[:32], folder, used_at, size, False, "")
+
+
+def _newest(folder: Path) -> Path:
+    files = [file for file in folder.iterdir() if file.is_file()]
+    return max(files, key=lambda file: file.stat().st_mtime, default=folder)
+
+
+def _read_promoted(store: Store) -> set[str]:
+    """Return the fingerprints named in the lists of promotions."""
+    found: set[str] = set()
+    for file in (store.root / "promotions").glob("*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            found |= set(FINGERPRINT.findall(line))
+    return found
+
+
+def stay(item: Item, why: str) -> Item:
+    """Return an item that stays, with why."""
+    return replace(item, goes=False, why=why)
+
+
+def go(item: Item, why: str) -> Item:
+    """Return an item that goes, with why."""
+    return replace(item, goes=True, why=why)

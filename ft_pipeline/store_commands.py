@@ -1,0 +1,45 @@
+"""The command about the store: gc."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from ft_pipeline import console
+from ft_pipeline.chain import load_chains
+from ft_pipeline.command_options import JsonOption, require_recipe
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.project import find_project
+from ft_pipeline.recipe import split_overrides
+
+store_app = typer.Typer()
+
+
+@store_app.command(name="gc")
+def collect_garbage(
+    keep: Annotated[
+        int,
+        typer.Option("--keep", min=0, help="Newest artifacts of each asset to keep besides."),
+    ] = 1,
+    forgotten: Annotated[
+        bool, typer.Option("--forgotten", help="Instead: what holds rows of data/forget.txt.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed to go.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Of this recipe only; default: all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what the store has and no recipe needs, and why the rest stays; with --yes remove it."""
+    from ft_pipeline import garbage, purge
+
+    project = find_project()
+    chains = load_chains(project, split_overrides(os.environ.get("FT_OVERRIDES", "")))
+    if recipe is not None:
+        require_recipe(project, recipe)
+        if forgotten:
+            raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
+    store = chains[0].store
+    items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
+    refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []
+    console.show_garbage(items, refused, yes, as_json)

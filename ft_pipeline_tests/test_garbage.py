@@ -1,0 +1,225 @@
+"""What goes from the store and what stays, on small artifacts and on the tiny project."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.artifacts import Artifact, Ingredients
+from ft_pipeline.garbage import Item, list_artifacts, remove, remove_rows
+from ft_pipeline.row_cache import RowCache
+from ft_pipeline.store import DRAFT_MARK, Store
+from ft_pipeline_tests.conftest import TinyProject
+
+RATES = {"FT_OVERRIDES": "examples.split.seed=7"}
+
+
+def make(store: Store, version: str, inputs: dict[str, Artifact] | None = None) -> Artifact:
+    asked = Ingredients(code_version=version, settings={}, inputs={}, libraries={})
+    with store.draft("train_set", asked, inputs or {}) as draft:
+        (draft.path / "rows.txt").write_text(f"{version}\n", encoding="utf-8")
+        return store.publish(draft, [], run_id="a run")
+
+
+def list_going(store: Store) -> list[Item]:
+    from dataclasses import replace
+
+    return [replace(item, goes=True) for item in list_artifacts(store)]
+
+
+def test_what_goes_is_removed_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make(store, "1")
+    assert remove(store, list_going(store)) == []
+    assert list((tmp_path / "train_set").iterdir()) == []
+
+
+def test_what_a_process_is_building_is_not_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = make(store, "1")
+    with store.lock("train_set", made.manifest.fingerprint):
+        (refused,) = remove(store, list_going(store))
+    assert (refused.goes, refused.why) == (False, "being built meanwhile")
+    assert store.find("train_set", made.manifest.fingerprint) == made
+
+
+def test_what_was_used_after_it_was_listed_is_not_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = make(store, "1")
+    going = list_going(store)
+    assert store.mark_used(made)
+    (refused,) = remove(store, going)
+    assert refused.why == "used meanwhile"
+    assert store.find("train_set", made.manifest.fingerprint) == made
+
+
+def test_the_use_of_a_removed_artifact_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = make(store, "1")
+    remove(store, list_going(store))
+    assert not store.mark_used(made)
+
+
+REUSE = """
+import sys
+from pathlib import Path
+from ft_pipeline.artifacts import Ingredients
+from ft_pipeline.store import Store
+store = Store(Path(sys.argv[1]))
+asked = Ingredients(code_version="1", settings={}, inputs={}, libraries={})
+built = 0
+print("ready", flush=True)
+for turn in range(400):
+    found = store.find("train_set", asked.fingerprint)
+    if found is None or not store.mark_used(found):
+        with store.lock("train_set", asked.fingerprint):
+            found = store.find("train_set", asked.fingerprint)
+            if found is None or not store.mark_used(found):
+                built += 1
+                with store.draft("train_set", asked, {}) as draft:
+                    (draft.path / "rows.txt").write_text("1\\n")
+                    found = store.publish(draft, [], run_id="a run")
+print(built)
+"""
+
+
+def test_a_build_and_a_removal_at_the_same_time_disturb_each_other_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    command = [sys.executable, "-c", REUSE, str(tmp_path)]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    removed = 0
+    while any(builder.poll() is None for builder in builders):
+        going = list_going(store)
+        removed += len(going) - len(remove(store, going))
+    built = [int((b.communicate()[0] or "").split()[-1]) for b in builders]
+    assert [b.returncode for b in builders] == [0, 0]
+    assert removed > 0
+    assert sum(built) > 1
+
+
+def test_rows_are_not_removed_under_the_lock_of_a_build(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    cache = RowCache(tmp_path, "minhash", {})
+    with cache.locked():
+        cache.append({"numbers": pa.table({"n": [1]})})
+        assert remove_rows(cache.folder) == "in use"
+        assert len(cache.read()) == 1
+    assert remove_rows(cache.folder) is None
+    assert cache.read() == []
+    with cache.locked():
+        cache.append({"numbers": pa.table({"n": [2]})})
+    assert len(cache.read()) == 1
+
+
+def test_the_time_of_a_caches_last_lock_is_its_last_use(tmp_path: Path) -> None:
+    cache = RowCache(tmp_path, "minhash", {})
+    with cache.locked():
+        pass
+    os.utime(cache.folder / "lock", (1, 1))
+    with cache.locked():
+        pass
+    assert (cache.folder / "lock").stat().st_mtime > 1
+
+
+def gc(project: TinyProject, *arguments: str, **environment: str) -> dict[tuple[str, str], Any]:
+    done = project.run("ft-pipeline", "gc", "--json", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    items = json.loads(done.stdout)["items"]
+    return {(i["kind"], f"{i['asset']} {i['fingerprint']}"): i for i in items}
+
+
+def list_goes(items: dict[tuple[str, str], Any]) -> set[tuple[str, str]]:
+    return {(kind, name.split()[0]) for (kind, name), item in items.items() if item["goes"]}
+
+
+@pytest.mark.slow
+def test_gc_keeps_what_recipes_ask_for_and_what_it_was_made_of(project: TinyProject) -> None:
+    assert list_goes(gc(project, "--keep", "0")) == set()
+    before = sorted(project.store.rglob("manifest.json"))
+    project.build("--to", "train_set", **RATES)
+    split = {("artifact", "prompt_completions"), ("artifact", "train_set")}
+    assert list_goes(gc(project)) == set()  # the newest one of each asset besides
+    assert list_goes(gc(project, "--keep", "0")) == split
+    assert list_goes(gc(project, "--keep", "0", "--recipe", "quiz")) == split
+    # A run that is going on keeps what it has used since it began.
+    mark = project.store / "locks" / "run.0123"
+    with mark.open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        project.build("--to", "train_set", **RATES)
+        assert list_goes(gc(project, "--keep", "0")) == set()
+    mark.unlink()
+    # What killed processes left goes, but not while its lock is held.
+    draft = project.store / "train_set" / f"{'e' * 32}{DRAFT_MARK}0123abcd"
+    checkpoint = project.store / "checkpoints" / "finetuned_model" / ("d" * 32) / "step-000005"
+    for folder in (draft, checkpoint):
+        folder.mkdir(parents=True)
+    log = next((project.store / "runs").iterdir())
+    old = time.time() - 20 * 86400
+    for file in log.iterdir():
+        os.utime(file, (old, old))
+    left = {("leftover", "train_set"), ("checkpoints", "finetuned_model"), ("log", "base_model")}
+    log.rename(log.with_name("20260101T000000-base_model-0a1b2c"))
+    with Store(project.store).lock("train_set", "e" * 32):
+        draft.mkdir()
+        assert ("leftover", "train_set") not in list_goes(gc(project, "--keep", "0"))
+    assert list_goes(gc(project, "--keep", "0", "--yes")) == split | left
+    assert sorted(project.store.rglob("manifest.json")) == before
+    assert not draft.exists() and not checkpoint.exists()
+    assert list_goes(gc(project, "--keep", "0")) == set()
+    assert set(project.build().values()) == {"reused"}
+
+
+@pytest.mark.slow
+def test_gc_refuses_where_it_cannot_know_what_is_asked_for(project: TinyProject) -> None:
+    next(project.store.glob("raw_trivia/*/*.csv")).write_text("damaged\n", encoding="utf-8")
+    done = project.run("ft-pipeline", "gc", "--keep", "0", "--yes")
+    assert done.returncode == 1
+    assert "raw_trivia" in done.stderr and "--force raw_trivia" in done.stderr
+    assert next(project.store.glob("finetuned_model/*/adapter_model.safetensors")).exists()
+
+
+def find_text(folder: Path, text: str) -> set[str]:
+    """Return the assets (or folders) of a store with a file that holds a text."""
+    done = subprocess.run(
+        ["grep", "-rlaF", text, str(folder)], capture_output=True, text=True, check=False
+    )
+    files = (Path(line).relative_to(folder) for line in done.stdout.splitlines())
+    return {file.parts[0] for file in files}
+
+
+@pytest.mark.slow
+def test_after_forgetting_nothing_but_the_raw_file_holds_the_row(project: TinyProject) -> None:
+    import duckdb
+
+    rows = next(project.store.glob("prompt_completions/*/meta/rows.parquet"))
+    # A word of the row's own; files are compressed, so the long text is looked for where it is not.
+    (question,) = duckdb.execute(
+        f"SELECT question FROM '{rows}' WHERE source = 'trivia' AND side = 'train' "
+        "ORDER BY length(question) DESC LIMIT 1"
+    ).fetchall()[0]
+    text = str(question)[:60]
+    held = find_text(project.store, text)
+    assert {"raw_trivia", "train_set"} <= held
+    done = project.run("ft-pipeline", "forget", "--match", str(question), "--yes")
+    assert done.returncode == 0, done.stderr
+    outcomes = project.build("--to", "val_tokens")
+    assert outcomes["prompt_completions"] == "built"
+    items = gc(project, "--forgotten")
+    goes = list_goes(items)
+    assert {("artifact", a) for a in ("prompt_completions", "train_set", "train_tokens")} <= goes
+    assert {("artifact", a) for a in ("finetuned_model", "finetuned_evaluation")} <= goes
+    assert ("rows", "minhash") in goes
+    assert not {("artifact", "base_model"), ("artifact", "base_evaluation")} & goes
+    (raw,) = (item for item in items.values() if item["asset"] == "raw_trivia")
+    assert not raw["goes"] and "remove it upstream" in raw["why"]
+    gc(project, "--forgotten", "--yes")
+    assert find_text(project.store, text) == {"raw_trivia"}
+    assert not list(project.store.glob("finetuned_model/*"))
+    assert set(project.build("--to", "val_tokens").values()) == {"reused"}
