@@ -43,3 +43,8 @@ def collect_garbage(
     items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
     refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []
     console.show_garbage(items, refused, yes, as_json)
+    if forgotten and not as_json:
+        console.say(
+            "Not in the store: Dagster's history, whose previews may show a row (`dagster run "
+            "wipe` clears it), trackers, and copies that were made."
+        )
