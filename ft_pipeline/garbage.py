@@ -90,6 +90,9 @@ def remove(store: Store, items: Iterable[Item]) -> list[Item]:
             refused = _remove_one(store, item)
             if refused:
                 kept.append(stay(item, refused))
+    for mark in (store.root / "locks").glob(f"{RUN_MARK}*"):
+        if not is_held(mark):  # of a run that was killed; one that begins appears locked
+            mark.unlink(missing_ok=True)
     return kept
 
 

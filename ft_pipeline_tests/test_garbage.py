@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.artifacts import Artifact, Ingredients
-from ft_pipeline.garbage import Item, list_artifacts, remove, remove_rows
+from ft_pipeline.garbage import Item, find_oldest_run, list_artifacts, remove, remove_rows
 from ft_pipeline.row_cache import RowCache
 from ft_pipeline.store import DRAFT_MARK, Store
 from ft_pipeline_tests.conftest import TinyProject
@@ -64,6 +64,19 @@ def test_the_use_of_a_removed_artifact_is_refused(tmp_path: Path) -> None:
     made = make(store, "1")
     remove(store, list_going(store))
     assert not store.mark_used(made)
+
+
+def test_the_mark_of_a_run_lasts_as_long_as_the_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert find_oldest_run(store) is None
+    dead = tmp_path / "locks" / "run.dead"
+    with store.running("0123"):
+        dead.touch()
+        remove(store, [])
+        assert [file.name for file in (tmp_path / "locks").iterdir()] == ["run.0123"]
+        began = find_oldest_run(store)
+        assert began is not None and abs(began - time.time()) < 60
+    assert find_oldest_run(store) is None
 
 
 REUSE = """
