@@ -128,13 +128,11 @@ TINY_RECIPE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
-    """A tiny project with an empty store. Copy it before changing it."""
-    root = tmp_path_factory.mktemp("fresh") / "project"
+def make_fresh_project(root: Path, model: Path) -> TinyProject:
+    """Write a tiny project with an empty store to a folder; `model` is copied into it."""
     (root / "recipes").mkdir(parents=True)
     (root / "data" / "samples").mkdir(parents=True)
-    shutil.copytree(tiny_model, root / "model")
+    shutil.copytree(model, root / "model")
     for name in ("sources.yaml", "dagster.yaml"):
         shutil.copy2(ROOT / name, root / name)
     trivia = (SAMPLES / "trivia.csv").read_text(encoding="utf-8").splitlines()
@@ -144,6 +142,12 @@ def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     recipe = yaml.safe_dump(TINY_RECIPE, sort_keys=False)
     (root / "recipes" / "quiz.yaml").write_text(recipe, encoding="utf-8")
     return TinyProject(root)
+
+
+@pytest.fixture(scope="session")
+def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+    """A tiny project with an empty store. Copy it before changing it."""
+    return make_fresh_project(tmp_path_factory.mktemp("fresh") / "project", tiny_model)
 
 
 @pytest.fixture(scope="session")
