@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline_tests.conftest import TinyProject
-from ft_pipeline_tests.test_interruption import processes_of
+from ft_pipeline_tests.server import processes_of
 
 pytestmark = pytest.mark.slow
 
