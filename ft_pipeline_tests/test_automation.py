@@ -104,9 +104,10 @@ def is_training(project: TinyProject) -> bool:
     return bool(list(project.store.rglob("*.draft-*/meta/metrics.jsonl")))
 
 
-CHAIN = (
-    *("raw_trivia", "prompt_completions", "train_set", "val_set", "train_tokens", "val_tokens"),
-    *("finetuned_model", "base_evaluation", "finetuned_evaluation", "evaluation"),
+# What new questions of the training side rebuild; the validation side stays as it was.
+REBUILT = (
+    *("raw_trivia", "prompt_completions", "train_set", "train_tokens", "finetuned_model"),
+    *("finetuned_evaluation", "evaluation"),
 )
 
 
@@ -140,7 +141,8 @@ def test_new_data_starts_one_run_and_what_comes_during_a_training_the_next(
         assert tags["ft_pipeline/started_by"] == "new_data"
     built = count_built(project) - before
     # Two runs, and each asset was made once for each: none twice, none half old and half new.
-    assert {asset: built[asset] for asset in CHAIN} == dict.fromkeys(CHAIN, 2)
+    assert {asset: built[asset] for asset in REBUILT} == dict.fromkeys(REBUILT, 2)
+    assert max(built.values()) == 2
     assert set(project.build().values()) == {"reused"}
 
 
