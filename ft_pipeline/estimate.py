@@ -14,6 +14,7 @@ from shutil import which
 from typing import Any
 
 from ft_pipeline.chain import Chain
+from ft_pipeline.processor import has_fast_bf16
 from ft_pipeline.recipe import Training
 from ft_pipeline.steps import StepPlan, plan_steps
 
@@ -22,7 +23,10 @@ WEIGHT_BYTES = {"nf4": 0.516, "int8": 1.002, "fp32": 4.0, "bf16": 2.0, "fp16": 2
 # AdamW's two moments a trained weight; bitsandbytes' 8-bit ones with their constants.
 OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2.1}
 # Python, torch and the libraries, seen with the tiny model on a CPU.
-PROCESS_MB = 620.0
+PROCESS_MB = 700.0
+# What glibc's heap takes a byte of kept activations, between tensors that come and go: 1.75 (fp32)
+# and 2.0 (bf16) were seen with SmolLM2. CUDA's allocator wastes little.
+CPU_HEAP = 1.8
 # Floating-point operations a second and core, where nothing was measured on this machine yet.
 ASSUMED_SPEED = 25e9
 
@@ -76,10 +80,11 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
     plan = plan_steps(settings, report["kept"])
     config = base.read_json("config.json")
     dtype = settings.precision
+    on_gpu = which("nvidia-smi") is not None
     if dtype == "auto":
-        dtype = "bf16" if which("nvidia-smi") else "fp32"
+        dtype = "bf16" if on_gpu or has_fast_bf16() else "fp32"
     speed = _find_speed(chain, name)
-    return plan, estimate_training(settings, config, report, plan.steps, dtype, speed)
+    return plan, estimate_training(settings, config, report, plan.steps, dtype, speed, on_gpu)
 
 
 def _find_speed(chain: Chain, name: str) -> float | None:
@@ -99,6 +104,7 @@ def estimate_training(
     steps: int,
     dtype: str,
     speed: float | None = None,
+    on_gpu: bool = False,
 ) -> Estimate:
     """Estimate a training from the model's config.json and the report of train_tokens.
 
@@ -111,7 +117,8 @@ def estimate_training(
     linear_bytes = WEIGHT_BYTES[dtype if held == "none" else held]
     weights = linear * linear_bytes + other * WEIGHT_BYTES[dtype]
     if settings.method == "full":
-        weights = 0.0  # counted with what trains them
+        # Counted with what trains them; autocast keeps a copy in its dtype.
+        weights = 0.0 if dtype == "fp32" else 2.0 * (linear + other)
     state = 4.0 + 4.0 + OPTIMIZER_BYTES[settings.optimizer]  # weight, gradient, moments
     longest = tokens["max"] * settings.batch_size
     share = tokens["trained_tokens"] / max(tokens["tokens"], 1)
@@ -123,7 +130,9 @@ def estimate_training(
         trainable=trainable,
         weights_mb=weights / 1e6,
         adapter_mb=trainable * state / 1e6,
-        activations_mb=count_activations(settings, config) * longest * WEIGHT_BYTES[dtype] / 1e6,
+        activations_mb=count_activations(settings, config, dtype)
+        * (longest / 1e6)
+        * (1.0 if on_gpu else CPU_HEAP),
         # In float32: logits, their softmax, their gradient.
         logits_mb=min(longest * share * config["vocab_size"], 1 << 24) * 12 / 1e6,
         other_mb=PROCESS_MB,
@@ -177,18 +186,31 @@ def count_trainable(settings: Training, config: Mapping[str, Any]) -> int:
     return layers * (sum(settings.lora.r * (a + b) for a, b in chosen) + magnitudes)
 
 
-def count_activations(settings: Training, config: Mapping[str, Any]) -> float:
-    """Return the values kept for the backward pass, a token.
+def count_activations(settings: Training, config: Mapping[str, Any], dtype: str) -> float:
+    """Return the bytes kept for the backward pass, a token.
 
-    A layer keeps the inputs of its norms, projections and products: about eight times the width,
-    three times keys and values, four times the MLP's inner width; recomputed, its input alone and
-    one layer whole.
+    A layer keeps queries, keys, values and output of the attention, three tensors of the inner
+    width, the inputs of its norms (fp32) and of the linear layers that are trained or adapted.
+    Those are shared in fp32; in another dtype each has a copy: LoRA's in fp32, autocast's in that
+    dtype. Recomputed, it keeps its input, and one layer all. Seen with torch's saved_tensors_hooks.
     """
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     attention, mlp = _layer_shapes(config)
-    a_layer = 8 * width + 3 * attention["k_proj"][1] + 4 * mlp["up_proj"][1]
+    size, heads, inner = WEIGHT_BYTES[dtype], attention["q_proj"][1], mlp["up_proj"][1]
+    kept = (4 * heads + 3 * inner) * size
+    shapes = {**attention, **mlp}
+    full = settings.method == "full"
+    norms = (4 if full else 2) * width * 4
+    chosen = list(shapes) if full else list(settings.lora.modules)
+    if settings.method == "bottleneck":
+        inputs = 0.0
+    elif dtype == "fp32":
+        inputs = (2 * width + inner) * size
+    else:
+        inputs = sum(shapes[n][0] for n in chosen if n in shapes) * (size if full else 4.0)
+    a_layer = kept + norms + inputs
     if settings.gradient_checkpointing:
-        return float(layers * width + a_layer)
+        return float(layers * width * size + a_layer)
     return float(layers * a_layer)
 
 

@@ -3,10 +3,10 @@
 import os
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
+from ft_pipeline import processor
 from ft_pipeline.errors import PipelineError
 
 
@@ -26,22 +26,10 @@ def choose_device() -> str:
 
 
 def has_fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32: a GPU from Ampere on, a CPU with AMX, AMD's Zen 4.
-
-    AVX512-BF16 alone is not enough: twice the speed of fp32 was measured on an AMD EPYC, half of it
-    on an Intel Xeon without AMX (docs/decisions.md).
-    """
+    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or processor.py's word."""
     if choose_device() == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported()) and "AuthenticAMD" in _read_cpu()
-
-
-def _read_cpu() -> str:
-    """Return what Linux says of the processor; nothing elsewhere."""
-    file = Path("/proc/cpuinfo")
-    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return processor.has_fast_bf16()
 
 
 def choose_dtype(precision: str) -> torch.dtype:
