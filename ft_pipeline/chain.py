@@ -92,11 +92,11 @@ class Chain:
 
         `continued` is the run whose failed steps this one repeats, if any.
         """
-        runs = self.project.store / "runs"
+        pins = self.project.store / "pins"
         chain = copy(self)
-        chain.pins = Pins(runs / run_id)
+        chain.pins = Pins(pins / run_id)
         if continued is not None:
-            chain.pins.take_over(runs / continued)
+            chain.pins.take_over(pins / continued)
         return chain
 
     @property

@@ -150,11 +150,11 @@ def list_checkpoints(store: Store) -> list[Item]:
 
 
 def list_logs(store: Store) -> list[Item]:
-    """Return the folders of worker runs; used when a file in them was last written."""
-    folders = sorted(f for f in (store.root / "runs").glob("*") if f.is_dir())
+    """Return the folders of worker runs, and of what runs looked up; used when last written."""
+    named = [(f, f.name.split("-")[1]) for f in sorted(_subfolders(store.root / "runs"))]
+    named += [(f, "pins") for f in sorted(_subfolders(store.root / "pins"))]
     return [
-        replace(_item("log", Store(f.parent), f, _newest(f)), asset=f.name.split("-")[1])
-        for f in folders
+        replace(_item("log", Store(f.parent), f, _newest(f)), asset=asset) for f, asset in named
     ]
 
 

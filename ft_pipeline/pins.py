@@ -3,7 +3,7 @@
 A run may train for hours, and meanwhile somebody drops a file, or an observation finds a newer
 commit. The run goes on with the revisions that it began with; the new ones are the next run's.
 
-    <store>/runs/<run id>/revisions.json    {"raw_trivia": {"revision": "sha256:…"}, …}
+    <store>/pins/<run id>/revisions.json    {"raw_trivia": {"revision": "sha256:…"}, …}
 """
 
 import contextlib

@@ -58,7 +58,7 @@ __all__ = [
     "Training",
 ]
 
-STORE_FOLDERS = ("checkpoints", "locks", "promotions", "rows", "runs", "upstream")
+STORE_FOLDERS = ("checkpoints", "locks", "pins", "promotions", "rows", "runs", "upstream")
 
 
 class Recipe(Section):

@@ -31,7 +31,7 @@ from ft_pipeline.lineage.origins import check_origin
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, Receipt, make_link
 from ft_pipeline.lineage.records import Found, read_found
 from ft_pipeline.lineage.verdict import Broken, name_link
-from ft_pipeline.store import STAMP, Store
+from ft_pipeline.store import STAMP, UNPUSHED, Store
 
 NAMED = ("asset", "fingerprint", "data_version")
 # What may differ after a rebuild that gave equal content.
@@ -225,7 +225,7 @@ def _dump(link: Link, left_out: set[str]) -> dict[str, Any]:
 
 def _list_unlisted(found: Found) -> Iterator[str]:
     """Yield the files of a folder that nobody listed; of a receipt alone, content only."""
-    own = {MANIFEST, STAMP}
+    own = {MANIFEST, STAMP, UNPUSHED}
     for file in sorted(found.folder.rglob("*")):
         name = file.relative_to(found.folder).as_posix()
         known = name in own or name in found.link.files
