@@ -246,7 +246,12 @@ def _request(chain: Chain, name: str) -> Request:
 
 def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:
     manifest = artifact.manifest
-    metadata: dict[str, Any] = {
+    tags = {"fingerprint": manifest.fingerprint}
+    metadata: dict[str, Any] = {}  # the page shows it in this order
+    if name in MODEL_ASSETS:
+        metadata["lineage"] = dg.MetadataValue.md(summarize(chain, artifact))
+        tags |= make_tags(chain, artifact)
+    metadata |= {
         key: _metadata_value(artifact, value)
         for key, value in {**manifest.metadata, **manifest.resolved}.items()
     }
@@ -258,10 +263,6 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
         "fingerprint": manifest.fingerprint,
         "built_at": manifest.created_at,
     }
-    tags = {"fingerprint": manifest.fingerprint}
-    if name in MODEL_ASSETS:
-        metadata["lineage"] = dg.MetadataValue.md(summarize(chain, artifact))
-        tags |= make_tags(chain, artifact)
     if reused:
         pulled = (manifest.asset, manifest.fingerprint) in chain.store.pulled
         where = "the remote had one" if pulled else "the store has an intact artifact"
