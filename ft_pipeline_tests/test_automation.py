@@ -243,7 +243,10 @@ def test_every_way_to_start_gives_the_same_fingerprints(project: TinyProject) ->
         earlier = len(runs_of(server))
         launched = server.ask(LAUNCH, params=describe_launch("refresh_quiz"))
         assert launched["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", launched
-        wait_for_runs(server, earlier + 1)
+        launched_run = wait_for_runs(server, earlier + 1)[-1]
+    tags = {tag["key"]: tag["value"] for tag in launched_run["tags"]}
+    assert tags["ft_pipeline/recipe"] == "quiz"  # one refresh of a recipe at a time
+    assert tags["ft_pipeline/ask_upstream"] == "yes"
     more = count_built(project) - built
     assert set(more) == {"finetuned_evaluation", "evaluation"}
     assert set(project.build().values()) == {"reused"}

@@ -41,8 +41,7 @@ def define_refresh(chain: Chain) -> Any:
         selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in chain.names)),
         description=f"Asks upstream for newer data and builds what changed of recipe {chain.name}: "
         f"{chain.recipe.description}",
-        tags={tags.RECIPE: chain.name},
-        run_tags={tags.RECIPE: chain.name, tags.ASK_UPSTREAM: "yes"},
+        tags={tags.RECIPE: chain.name, tags.ASK_UPSTREAM: "yes"},
     )
 
 
@@ -54,7 +53,6 @@ def define_evaluate(chain: Chain) -> Any:
         selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in scored)),
         description=f"Scores the models of recipe {chain.name} that the store has; trains nothing.",
         tags={tags.RECIPE: chain.name},
-        run_tags={tags.RECIPE: chain.name},
     )
 
 
