@@ -10,9 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
+from ft_pipeline.assets.jobs import build_definitions
+from ft_pipeline.chain import load_chain
+from ft_pipeline.project import Project
 from ft_pipeline_tests.conftest import ROOT, SAMPLES, TINY_RECIPE
 from ft_pipeline_tests.sources.hosts import HANDLE, TOKEN, Kaggle
 
@@ -77,3 +81,30 @@ def test_failed_run_shows_the_remedy_and_writes_the_token_nowhere(
     written = [path for path in root.rglob("*") if path.is_file()]
     assert any(b"Kaggle was not asked" in path.read_bytes() for path in written)  # Dagster's log
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+
+
+def test_a_refresh_asks_upstream_and_keeps_the_revision_where_it_does_not_answer(
+    kaggle: Kaggle, root: Path
+) -> None:
+    chain = load_chain(Project(root, root / "data/artifacts"), "quiz", {})
+    job = build_definitions([chain]).resolve_job_def("refresh_quiz")
+
+    def refresh() -> list[str]:
+        """Return the revisions that were observed, and that of the raw files at the end."""
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = job.execute_in_process(
+                instance=instance, asset_selection=[dg.AssetKey("raw_trivia")]
+            )
+        observed = [
+            event.asset_observation_data.asset_observation.data_version
+            for event in result.get_asset_observation_events()
+        ]
+        (made,) = result.get_asset_materialization_events()
+        metadata = made.step_materialization_data.materialization.metadata
+        return [*map(str, observed), str(metadata["revision"].value)]
+
+    assert refresh() == ["3", "3"]
+    kaggle.version = 4
+    assert refresh() == ["4", "4"]
+    kaggle.version, kaggle.logins = 5, ()
+    assert refresh() == ["4"]  # a warning in the log, no observation, no failure
