@@ -17,6 +17,8 @@ demo: setup
 
 setup: $(VENV)/.installed
 
+# Without a GPU unsloth goes without triton, xformers, torchvision and diffusers, on purpose: pip's
+# warning that they are missing is left out.
 $(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt activate.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
@@ -26,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt 
 	  $(BIN)/pip install -q -c constraints.txt -e '.[unsloth]'; \
 	else \
 	  $(BIN)/pip install -q --no-deps -c constraints.txt unsloth unsloth_zoo cut_cross_entropy && \
-	  $(BIN)/pip install -q -c constraints.txt -r requirements-unsloth-cpu.txt; \
+	  $(BIN)/pip install -q --no-warn-conflicts -c constraints.txt -r requirements-unsloth-cpu.txt; \
 	fi
 	sh activate.sh $(VENV)
 	$(BIN)/python -m ft_pipeline.cli doctor

@@ -49,12 +49,7 @@ def main() -> None:
             kills.append(chaos.kill_once(choose_stage(number), chance.choice(MODES)))
             print(f"{number + 1}: {kills[-1]}", file=sys.stderr)
     good = sum(map(is_good, kills))
-    print_table(
-        [
-            ("stage", "kills", "in a worker", "drafts left by it", "good", "seconds a cycle"),
-            *summarize(kills),
-        ]
-    )
+    print_table([HEADER, *summarize(kills)])
     print(f"\n{len(kills)} kills, {good} good")
     write("chaos", {"seed": arguments.seed, "kills": kills, "good": good})
     sys.exit(0 if good == len(kills) else 1)

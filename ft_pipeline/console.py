@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ft_pipeline.doctor import Finding
     from ft_pipeline.estimate import Estimate
     from ft_pipeline.execution import Outcome
-    from ft_pipeline.garbage import Item
+    from ft_pipeline.inventory import Item
     from ft_pipeline.steps import StepPlan
 
 SHOWN_PROMPTS = 3

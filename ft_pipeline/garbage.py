@@ -8,53 +8,37 @@ An item is removed under the lock of its fingerprint, renamed aside first, and o
 it was when it was listed. What a run has built or reused since it began stays until it has ended.
 """
 
-import fcntl
-import os
-import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from ft_pipeline.artifacts import MANIFEST, Manifest
 from ft_pipeline.chain import Chain
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.recipe import STORE_FOLDERS
-from ft_pipeline.store import DRAFT_MARK, REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
+from ft_pipeline.inventory import (
+    FINGERPRINT,
+    GONE_MARK,
+    Item,
+    Key,
+    go,
+    list_artifacts,
+    list_checkpoints,
+    list_leftovers,
+    list_logs,
+    list_rows,
+    read_manifests,
+    stay,
+)
+from ft_pipeline.locks import is_held, try_lock
+from ft_pipeline.remote import RemoteError
+from ft_pipeline.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
 
-GONE_MARK = ".gone-"
 LOG_DAYS = 14.0
-FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 # Which asset's builds append to each kind of row cache.
 CACHED_BY = {"minhash": "prompt_completions", "teacher_logits": "teacher_logits"}
-
-Key = tuple[str, str]  # asset, fingerprint
-
-
-@dataclass(frozen=True)
-class Item:
-    """One folder of the store, and whether it goes."""
-
-    kind: str  # artifact, leftover, checkpoints, log, rows
-    asset: str  # for a log its task, for rows their kind
-    fingerprint: str
-    path: Path
-    used_at: float  # seconds since 1970, of its last build or use
-    bytes: int
-    goes: bool
-    why: str
-
-    @property
-    def key(self) -> Key:
-        return self.asset, self.fingerprint
-
-    @property
-    def age_days(self) -> float:
-        return max(0.0, (time.time() - self.used_at) / 86400)
 
 
 def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:
@@ -99,79 +83,23 @@ def remove(store: Store, items: Iterable[Item]) -> list[Item]:
 def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
     """Return what the recipes ask for as they stand, built or not, with the recipe that does.
 
-    Raises PipelineError where something that is asked for is damaged.
+    Raises PipelineError where something that is asked for is damaged, or is not here and the
+    remote cannot be asked: what is behind it, or made of it, would then be taken for unwanted.
     """
     asked: dict[Key, str] = {}
     for chain in chains:
         for name in chain.names:
             try:
                 request = chain.request(name)
-            except DamagedArtifact as error:
-                raise PipelineError(f"gc: {error} Then gc knows what it was needed for.") from error
+            except (DamagedArtifact, RemoteError) as error:
+                raise PipelineError(
+                    f"gc: {error} Until then gc cannot know what is needed; nothing was removed."
+                ) from error
             except PipelineError:
                 continue  # its inputs are not built: nothing in the store can be what is asked for
             key = (request.asset, request.ingredients.fingerprint)
             asked.setdefault(key, f"recipe {chain.name} asks for it")
     return asked
-
-
-def list_artifacts(store: Store) -> list[Item]:
-    """Return the folders that have a manifest, valid or not."""
-    folders = (f for f in _asset_folders(store) if FINGERPRINT.fullmatch(f.name))
-    return [
-        _item("artifact", store, folder, folder / MANIFEST)
-        for folder in folders
-        if (folder / MANIFEST).is_file()
-    ]
-
-
-def list_leftovers(store: Store) -> list[Item]:
-    """Return what killed processes left: drafts, replaced artifacts, half removed ones."""
-    marks = (DRAFT_MARK, REPLACED_MARK, GONE_MARK)
-    return [
-        _item("leftover", store, folder, folder)
-        for folder in _asset_folders(store)
-        if any(mark in folder.name for mark in marks)
-        or (FINGERPRINT.fullmatch(folder.name) and not (folder / MANIFEST).exists())
-    ]
-
-
-def list_checkpoints(store: Store) -> list[Item]:
-    """Return the folders of checkpoints, one a training."""
-    root = store.root / "checkpoints"
-    # With what a killed `gc` has left half removed.
-    folders = sorted(
-        Path(folder, name)
-        for folder, names, _ in os.walk(root)
-        for name in names
-        if FINGERPRINT.match(name)
-    )
-    return [_item("checkpoints", Store(root), folder, folder) for folder in folders]
-
-
-def list_logs(store: Store) -> list[Item]:
-    """Return the folders of worker runs, and of what runs looked up; used when last written."""
-    named = [(f, f.name.split("-")[1]) for f in sorted(_subfolders(store.root / "runs"))]
-    named += [(f, "pins") for f in sorted(_subfolders(store.root / "pins"))]
-    return [
-        replace(_item("log", Store(f.parent), f, _newest(f)), asset=asset) for f, asset in named
-    ]
-
-
-def list_rows(store: Store) -> list[Item]:
-    """Return the configurations of the row cache that hold something; used when last locked."""
-    root = store.root / "rows"
-    return [
-        _item("rows", Store(root), folder, folder / "lock")
-        for folder in sorted(root.glob("*/*"))
-        if any(folder.glob("[0-9]*"))
-    ]
-
-
-def read_manifests(store: Store, items: Iterable[Item]) -> dict[Key, Manifest]:
-    """Return the valid manifests of artifacts."""
-    found = ((i.key, store.read_manifest(*i.key)) for i in items)
-    return {key: manifest for key, manifest in found if manifest is not None}
 
 
 def find_behind(start: Iterable[Key], manifests: Mapping[Key, Manifest]) -> dict[Key, Key]:
@@ -194,29 +122,6 @@ def find_oldest_run(store: Store) -> float | None:
     marks = (store.root / "locks").glob(f"{RUN_MARK}*")
     began = [file.stat().st_mtime for file in marks if is_held(file)]
     return min(began, default=None)
-
-
-def is_held(file: Path) -> bool:
-    """Whether a process holds the flock of a file."""
-    with try_lock(file) as free:
-        return not free
-
-
-@contextmanager
-def try_lock(file: Path, create: bool = False) -> Iterator[bool]:
-    """Hold a file's flock if it is free, and say so. Does not touch the file's times."""
-    try:
-        handle = file.open("a" if create else "r", encoding="utf-8")
-    except FileNotFoundError:
-        yield True
-        return
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
 
 
 def _find_reasons(
@@ -342,38 +247,6 @@ def remove_rows(folder: Path) -> str | None:
     return None
 
 
-def _asset_folders(store: Store) -> list[Path]:
-    """Return all folders at the place of a fingerprint: <asset>/… and <recipe>/<asset>/…."""
-    name = re.compile(r"[0-9a-f]{32}(\.(draft|replaced|gone)-[0-9a-f]{8})?")
-    tops = [f for f in _subfolders(store.root) if f.name not in STORE_FOLDERS]
-    found = [f for top in tops for f in _subfolders(top)]
-    found += [f for folder in found if not name.fullmatch(folder.name) for f in _subfolders(folder)]
-    return sorted(f for f in found if name.fullmatch(f.name))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):  # removed while it is looked at
-        return []
-
-
-def _item(kind: str, store: Store, folder: Path, watched: Path) -> Item:
-    try:
-        used_at = watched.stat().st_mtime
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    except OSError:  # it goes while it is looked at
-        used_at, size = time.time(), 0
-    asset = folder.parent.relative_to(store.root).as_posix()
-    return Item(kind, asset, folder.name[:32], folder, used_at, size, False, "")
-
-
-def _newest(folder: Path) -> Path:
-    files = [file for file in folder.iterdir() if file.is_file()]
-    return max(files, key=lambda file: file.stat().st_mtime, default=folder)
-
-
 def _read_promoted(store: Store) -> set[str]:
     """Return the fingerprints named in the lists of promotions."""
     found: set[str] = set()
@@ -381,13 +254,3 @@ def _read_promoted(store: Store) -> set[str]:
         for line in file.read_text(encoding="utf-8").splitlines():
             found |= set(FINGERPRINT.findall(line))
     return found
-
-
-def stay(item: Item, why: str) -> Item:
-    """Return an item that stays, with why."""
-    return replace(item, goes=False, why=why)
-
-
-def go(item: Item, why: str) -> Item:
-    """Return an item that goes, with why."""
-    return replace(item, goes=True, why=why)

@@ -21,24 +21,21 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.examples.database import quote
 from ft_pipeline.examples.outputs import REJECTED_FILE, ROWS_FILE
 from ft_pipeline.forget import FORGET_FILE, read_forgotten
-from ft_pipeline.garbage import (
+from ft_pipeline.garbage import find_asked, find_oldest_run, remove
+from ft_pipeline.inventory import (
     Item,
     Key,
-    find_asked,
-    find_oldest_run,
     go,
-    is_held,
     list_artifacts,
     list_checkpoints,
     list_leftovers,
     list_logs,
     list_rows,
     read_manifests,
-    remove,
     stay,
-    try_lock,
 )
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
+from ft_pipeline.locks import is_held, try_lock
 from ft_pipeline.stamps import sync
 from ft_pipeline.store import Store
 

@@ -21,9 +21,8 @@ from pydantic import ValidationError
 
 from ft_pipeline.artifacts import FORMAT, MANIFEST, Artifact, Manifest, compute_data_version
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.files import is_disk_error
 from ft_pipeline.sources.secrets import hide_secrets
-from ft_pipeline.sources.storages import explain_storage
+from ft_pipeline.sources.storages import explain_storage, explained
 from ft_pipeline.sources.timeouts import read_timeout
 
 # Folders that need no making, and objects that appear whole.
@@ -195,18 +194,15 @@ class Remote:
 
         A local disk that cannot take what is read raises its OSError.
         """
-        try:
-            yield
-        except PipelineError:
-            raise
-        except Exception as error:
-            known = isinstance(error, FileNotFoundError | PermissionError)
-            if needed == "read" and is_disk_error(error) and not known:
-                raise
+
+        def explain(error: Exception) -> RemoteError:
             problem, remedy = explain_storage(self.address, error, needed)
-            raise RemoteError(
+            return RemoteError(
                 f"FT_REMOTE: {self.shown} {problem}. {remedy}. To work without it: unset FT_REMOTE."
-            ) from None
+            )
+
+        with explained(explain, to_disk=needed == "read"):
+            yield
 
 
 def _key(asset: str, fingerprint: str, name: str) -> str:

@@ -39,6 +39,7 @@ from ft_pipeline.artifacts import (
     hash_file,
 )
 from ft_pipeline.errors import PipelineError, explain_os_error
+from ft_pipeline.locks import hold_mark
 from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.stamps import hash_files, sync
 
@@ -180,23 +181,11 @@ class Store:
     @contextmanager
     def running(self, run_id: str) -> Iterator[None]:
         """Hold a mark for as long as a run lasts; its time is when the run began."""
-        file = self.root / "locks" / f"{RUN_MARK}{run_id}"
-        created = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle = created.open("w", encoding="utf-8")
-        except OSError:
-            handle = None
-        if handle is None:  # a store that cannot be written cannot be cleared either
+        with contextlib.ExitStack() as stack:
+            # A store that cannot be written cannot be cleared either.
+            with contextlib.suppress(OSError):
+                stack.enter_context(hold_mark(self.root / "locks" / f"{RUN_MARK}{run_id}"))
             yield
-            return
-        with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            created.rename(file)  # it appears locked
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
 
     def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
         """Return an artifact's manifest without looking at its files; None where there is none."""

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from ft_pipeline.artifacts import Artifact, Ingredients
-from ft_pipeline.garbage import Item, find_oldest_run, list_artifacts, remove, remove_rows
+from ft_pipeline.garbage import find_oldest_run, remove, remove_rows
+from ft_pipeline.inventory import Item, list_artifacts
 from ft_pipeline.row_cache import RowCache
 from ft_pipeline.store import DRAFT_MARK, Store
 from ft_pipeline_tests.conftest import TinyProject
@@ -267,3 +269,16 @@ def test_after_forgetting_nothing_but_the_raw_file_holds_the_row(project: TinyPr
         assert text not in "\n".join(str(value) for row in values for value in row)
     assert not list(project.store.glob("finetuned_model/*"))
     assert set(project.build("--to", "val_tokens").values()) == {"reused"}
+
+
+def test_gc_refuses_where_the_remote_cannot_say_what_is_needed(project: TinyProject) -> None:
+    """Without raw_cot, all that was made of it would look like something that nobody asks for."""
+    shutil.rmtree(project.store / "raw_cot")
+    file = project.root / "not_a_folder"
+    file.touch()
+    before = sorted(project.store.rglob("manifest.json"))
+    done = project.run("ft-pipeline", "gc", "--keep", "0", "--yes", FT_REMOTE=str(file))
+    assert done.returncode == 1
+    assert "is a file. Expected a folder" in done.stderr
+    assert "nothing was removed" in done.stderr
+    assert sorted(project.store.rglob("manifest.json")) == before

@@ -162,12 +162,12 @@ def _look(chain: Chain, source: str, watch: Watch, now: float) -> tuple[Watch, s
 
 def _resolve_in_time(resolve: Callable[[], str]) -> None:
     """Call `resolve`; raise what it raises, or PipelineError where it takes too long."""
-    raised: list[PipelineError] = []
+    raised: list[Exception] = []
 
     def work() -> None:
         try:
             resolve()
-        except PipelineError as error:
+        except Exception as error:  # raised again below, where somebody sees it
             raised.append(error)
 
     thread = threading.Thread(target=work, daemon=True)

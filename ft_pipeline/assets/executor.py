@@ -8,13 +8,13 @@ frees with the process; whoever starts next marks the runs whose lock is free as
 import contextlib
 import fcntl
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.locks import hold_mark
 from ft_pipeline.project import find_project
 from ft_pipeline.store import Store
 
@@ -59,18 +59,9 @@ def guard_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     locks = Path(instance.root_directory) / ".dagster" / "run_locks"
     locks.mkdir(parents=True, exist_ok=True)
     end_dead_runs(instance, locks)
-    file = locks / f"{LOCK_PREFIX}{run_id}"
-    created = file.with_name(f".{file.name}.{os.getpid()}")
-    with (
-        Store(find_project().store).running(run_id),
-        created.open("w", encoding="utf-8") as handle,
-    ):
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        created.rename(file)  # it appears locked
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    store = Store(find_project().store)
+    with store.running(run_id), hold_mark(locks / f"{LOCK_PREFIX}{run_id}"):
+        yield
 
 
 def end_dead_runs(instance: dg.DagsterInstance, locks: Path) -> None:

@@ -7,8 +7,7 @@ drivers' usual ones (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from ft_pipeline.artifacts import hash_json
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.sources.answers import SAMPLE
 from ft_pipeline.sources.catalog import FilesSource
-from ft_pipeline.sources.files import finished, is_disk_error
+from ft_pipeline.sources.files import finished
 from ft_pipeline.sources.secrets import hide_login
-from ft_pipeline.sources.storages import explain_storage
+from ft_pipeline.sources.storages import explain_storage, explained
 
 # How storages name what changes with a file's content (S3, Google, Azure, WebDAV; then times).
 MARKS = ("ETag", "etag", "md5Hash", "crc32c", "md5", "checksum", "generation")
@@ -116,18 +115,8 @@ def _moved_on(name: str, source: FilesSource) -> PipelineError:
     )
 
 
-@contextmanager
-def _explained(name: str, source: FilesSource) -> Iterator[None]:
-    """Turn the drivers' errors, which may quote a login, into ones with a remedy."""
-    try:
-        yield
-    except PipelineError:
-        raise
-    except Exception as error:
-        known = isinstance(error, FileNotFoundError | PermissionError)
-        if is_disk_error(error) and not known:
-            raise
-        raise _explain(name, source, error) from None
+def _explained(name: str, source: FilesSource) -> AbstractContextManager[None]:
+    return explained(lambda error: _explain(name, source, error))
 
 
 def _explain(name: str, source: FilesSource, error: Exception) -> PipelineError:

@@ -5,14 +5,37 @@ The drivers' own messages may quote a login, so none of their text is passed on.
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from ft_pipeline.errors import suggest
+from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.sources.answers import explain_answer
+from ft_pipeline.sources.files import is_disk_error
 
 PERMISSION = (
     "Give the driver its usual login (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
     "~/.aws; Google: GOOGLE_APPLICATION_CREDENTIALS) with the right to list and {needed}"
 )
+
+
+@contextmanager
+def explained(
+    explain: Callable[[Exception], PipelineError], to_disk: bool = True
+) -> Iterator[None]:
+    """Raise `explain(error)` in place of a driver's error, whose text may quote a login.
+
+    `to_disk`: files are brought to this machine, and where its disk cannot take them that OSError
+    is raised as it is.
+    """
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        known = isinstance(error, FileNotFoundError | PermissionError)
+        if to_disk and is_disk_error(error) and not known:
+            raise
+        raise explain(error) from None
 
 
 def explain_storage(address: str, error: Exception, needed: str = "read") -> tuple[str, str]:
