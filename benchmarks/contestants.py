@@ -262,6 +262,40 @@ def train_unsloth(given: Given) -> dict[str, Any]:
     return fit(trainer, given) | {"dtype": str(dtype).removeprefix("torch.")}
 
 
+def train_llama_factory(given: Given) -> dict[str, Any]:
+    """LLaMA-Factory on the same tokens, in bf16 and without its checkpointing."""
+    from datasets import Dataset, DatasetDict
+    from llamafactory.train.tuner import run_exp
+
+    inputs, out = Inputs(Path(given["inputs"])), Path(given["out"])
+    lines = (inputs.train_tokens / "tokens.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [{n: r[n] for n in ("input_ids", "labels")} for r in map(json.loads, lines)]
+    for record in records:
+        record["attention_mask"] = [1] * len(record["input_ids"])
+    DatasetDict({"train": Dataset.from_list(records)}).save_to_disk(str(out / "tokenized"))
+    watch = Stopwatch()
+    run_exp(
+        list_arguments(given)
+        | {
+            "model_name_or_path": str(inputs.base_model),
+            "tokenized_path": str(out / "tokenized"),
+            "template": "default",  # read, not used: the tokens are made
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": "lora",
+            "lora_rank": LORA["r"],
+            "lora_alpha": LORA["alpha"],
+            "lora_dropout": LORA["dropout"],
+            "lora_target": ",".join(MODULES),
+            "bf16": True,
+            "disable_gradient_checkpointing": True,
+            "output_dir": str(out),
+        }
+    )
+    tokens = sum(len(record["input_ids"]) for record in records)
+    return {"seconds": round(watch.seconds, 2), "tokens": tokens}
+
+
 def train_as_the_guide(given: Given) -> dict[str, Any]:
     """transformers' Trainer in fp32: everything padded to 512 tokens and trained on."""
     import torch
@@ -368,6 +402,7 @@ CONTESTANTS: dict[str, Callable[[Given], dict[str, Any]]] = {
     "plain_loop": train_plainly,
     "trl": train_trl,
     "unsloth": train_unsloth,
+    "llama_factory": train_llama_factory,
     "guide": train_as_the_guide,
     "score": score_all,
 }

@@ -3,6 +3,7 @@
     python benchmarks/distillation.py            # a step and the loss alone, 49 k and 128 k words
     python benchmarks/distillation.py --bytes    # a million trained positions: bytes, write, read
     python benchmarks/distillation.py --tails    # k = 8, 16, 64, 256 at T = 1 and 2, SmolLM2-135M
+    python benchmarks/distillation.py --tails --k 64 256 --temperature 2    # a part of that
 
 A step: 4 sequences of 100 tokens, 58 of each trained (as in the default recipe), a student of 15
 layers and a teacher of 30 with SmolLM2's sizes and random weights, fp32, fused AdamW over all.
@@ -41,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bytes", action="store_true")
     parser.add_argument("--tails", action="store_true")
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 64, 256])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--child", nargs=2, metavar=("NAME", "JSON"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -50,7 +53,7 @@ def main() -> None:
     if arguments.bytes:
         write("distillation_bytes", show_bytes(ask("bytes")))
     elif arguments.tails:
-        write("distillation_tails", {"rows": measure_tails()})
+        write("distillation_tails", {"rows": measure_tails(arguments.k, arguments.temperature)})
     else:
         write("distillation", {str(words): measure_steps(words) for words in VOCABULARIES})
 
@@ -390,11 +393,12 @@ def _random_answers(generator: Any, count: int) -> Any:
 # ---- Tails
 
 
-def measure_tails() -> list[dict[str, Any]]:
+def measure_tails(ks: list[int], temperatures: list[float]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as folder:
         root = Path(folder)
         inputs = make_inputs(root / "inputs", "smollm2", 4 * TAIL_STEPS)
-        rows = ask("tails", folder=str(inputs.folder))["rows"]
+        chosen = {"ks": ks, "temperatures": temperatures}
+        rows = ask("tails", folder=str(inputs.folder), **chosen)["rows"]
     header = (
         "k",
         "T",
@@ -426,11 +430,11 @@ def measure_tails() -> list[dict[str, Any]]:
     return list(rows)
 
 
-def train_tails(folder: str) -> dict[str, Any]:
+def train_tails(folder: str, ks: list[int], temperatures: list[float]) -> dict[str, Any]:
     """Train one student for each k, T and tail, from the same weights on the same batches."""
     from tails import measure_all
 
-    return {"rows": measure_all(Path(folder), TAIL_STEPS)}
+    return {"rows": measure_all(Path(folder), TAIL_STEPS, ks, temperatures)}
 
 
 CONTESTANTS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -19,11 +19,10 @@ from ft_pipeline.worker.losses import select_trained
 from ft_pipeline.worker.models import load_whole
 from ft_pipeline.worker.tokens import read_tokens
 
-KS = (8, 16, 64, 256)
-TEMPERATURES = (1.0, 2.0)
 
-
-def measure_all(inputs: Path, steps: int) -> list[dict[str, Any]]:
+def measure_all(
+    inputs: Path, steps: int, ks: list[int], temperatures: list[float]
+) -> list[dict[str, Any]]:
     """Return a line for each temperature, k and tail; the whole vocabulary (online) is the last."""
     base = inputs / "base_model"
     root = Path(tempfile.mkdtemp(prefix="ft-pipeline-bench-"))
@@ -36,8 +35,8 @@ def measure_all(inputs: Path, steps: int) -> list[dict[str, Any]]:
     )
     student.run(prune)
     rows = []
-    for temperature in TEMPERATURES:
-        for k in KS:
+    for temperature in temperatures:
+        for k in ks:
             stored = _store(inputs, root, k, temperature)
             for tail in ("bucket", "renormalize"):
                 asked = {"k": k, "temperature": temperature, "tail": tail}

@@ -10,13 +10,14 @@
 
 The examples are questions of the Open Trivia Database (`$FT_REAL_DATA/opentdb/…`, else the bundled
 sample), tokenized by the project, the same for all; r 16, learning rate, batch and thread count
-(FT_THREADS, else 2) too. Each contestant runs in a process of its own. Tokens per second are real
-(not padding) tokens over the seconds of the training loop, without start-up. The loss is nats a
-token on the validation side, measured the same way for all on the base that was trained on.
+(FT_THREADS, else 2) too. LLaMA-Factory's versions exclude the project's: it takes part where
+FT_LLAMA_FACTORY names the Python of an environment that has it. Each contestant runs in a process
+of its own. Tokens per second are real (not padding) tokens over the seconds of the training loop,
+without start-up. The loss is nats a token on the validation side, measured the same way for all on
+the base that was trained on.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -41,7 +42,10 @@ BOTH: dict[str, tuple[str, dict[str, Any]]] = {
     "TRL, its defaults": ("trl", {"flavour": "defaults"}),
     "unsloth, CPU": ("unsloth", {}),
 }
+LLAMA_FACTORY = os.environ.get("FT_LLAMA_FACTORY")
 PEERS = {"qlora": {**BOTH}, "lora": {**BOTH, "the guide's way": ("guide", {})}}
+if LLAMA_FACTORY:
+    PEERS["lora"]["LLaMA-Factory, bf16"] = ("llama_factory", {})
 SMALL = {"batch_size": 2, "gradient_accumulation": 1}
 METHODS = ("qlora", "lora", "rslora", "dora", "bottleneck", "full")
 # How far a loss may leave that of the plain fp32 loop, relative, as in the test on the tiny model
@@ -82,7 +86,8 @@ def measure_peers(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
     steps = steps or 36
     inputs = make_inputs(folder / "inputs", "smollm2", steps * effective_batch())
     print(f"\n{inputs.tokens:,} real tokens, {steps} steps of {effective_batch()} examples")
-    print("LLaMA-Factory: " + note_llama_factory())
+    if not LLAMA_FACTORY:
+        print("LLaMA-Factory is left out: FT_LLAMA_FACTORY names no Python that has it")
     results: dict[str, Any] = {"steps": steps, "tokens": inputs.tokens, "methods": {}}
     for method, contestants in PEERS.items():
         found: Table = {}
@@ -105,12 +110,6 @@ def measure_peers(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
         show(found)
         results["methods"][method] = {"base_loss": losses["no adapter"], "contestants": found}
     return results
-
-
-def note_llama_factory() -> str:
-    if importlib.util.find_spec("llamafactory") is None:
-        return "not installed, left out"
-    return "installed, but left out: this benchmark has no contestant for it"
 
 
 def measure_grouping(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
@@ -203,7 +202,7 @@ def start_worker(config: Path, threads: str = FT_THREADS) -> "subprocess.Popen[b
     environment = {
         **os.environ,
         "FT_THREADS": threads,
-        "XDG_RUNTIME_DIR": str(config.parent),  # the user's own trainings are not waited for
+        "FT_LOCKS": str(config.parent),  # the user's own trainings are not waited for
         "HF_HUB_OFFLINE": "1",
     }
     with config.with_name("log.txt").open("wb") as log:
@@ -315,10 +314,11 @@ def run_child(contestant: str, inputs: Inputs, out: Path, given: dict[str, Any])
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
-        "XDG_RUNTIME_DIR": str(out),
+        "FT_LOCKS": str(out),
     }
+    python = str(LLAMA_FACTORY) if contestant == "llama_factory" else sys.executable
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("contestants.py")), contestant, text],
+        [python, str(Path(__file__).with_name("contestants.py")), contestant, text],
         capture_output=True,
         text=True,
         cwd=out,  # unsloth writes a cache where it runs

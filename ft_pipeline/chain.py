@@ -5,7 +5,7 @@ here knows Dagster.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -17,7 +17,14 @@ from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.forget import read_forgotten
 from ft_pipeline.pins import Pins
 from ft_pipeline.project import DEFAULT_RECIPE, Project
-from ft_pipeline.recipe import BaseModelChoice, Recipe, Training, list_recipes, load_recipe
+from ft_pipeline.recipe import (
+    BaseModelChoice,
+    Recipe,
+    Training,
+    list_recipes,
+    load_recipe,
+    read_overrides,
+)
 from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.revisions import read_revision
 from ft_pipeline.rules import RAW, RULES, Rule
@@ -29,11 +36,20 @@ from ft_pipeline.store import DamagedArtifact, Store
 
 
 class MissingInputs(PipelineError):
-    """Inputs that the store does not have, or has only with a failed blocking check."""
+    """Inputs that the store does not have, or has only with a failed blocking check.
 
-    def __init__(self, message: str, failed_checks: tuple[str, ...] = ()) -> None:
+    `unreadable`: what outside of the store could not be read. What is asked for is then unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        failed_checks: tuple[str, ...] = (),
+        unreadable: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.failed_checks = failed_checks
+        self.unreadable = unreadable
 
 
 @dataclass(frozen=True)
@@ -87,16 +103,19 @@ class Chain:
         """The chain of the default recipe, whose assets of shared content are plain."""
         return Chain(self.project, DEFAULT_RECIPE, self.default, self.default, self.sources)
 
-    def during(self, run_id: str, continued: str | None = None) -> "Chain":
+    def during(
+        self, run_id: str, continued: str | None = None, done: Collection[str] = ()
+    ) -> "Chain":
         """The chain as one run sees it: what it looks up outside of the store stays as it was.
 
-        `continued` is the run whose failed steps this one repeats, if any.
+        `continued` is the run whose failed steps this one repeats, if any, `done` the assets that
+        it had materialized.
         """
         pins = self.project.store / "pins"
         chain = copy(self)
         chain.pins = Pins(pins / run_id)
         if continued is not None:
-            chain.pins.take_over(pins / continued)
+            chain.pins.take_over(pins / continued, done)
         return chain
 
     @property
@@ -255,11 +274,13 @@ class Chain:
         inputs: dict[str, Artifact] = {}
         missing: list[str] = []
         failed: list[str] = []
+        unreadable: list[str] = []
         for given in self.inputs(name):
             try:
                 found = self._find(given, known)
             except MissingInputs as error:
                 failed += error.failed_checks
+                unreadable += error.unreadable
                 found = None
             if found is None:
                 missing.append(
@@ -273,7 +294,9 @@ class Chain:
             ]
         if missing or failed:
             failed = list(dict.fromkeys(failed))
-            raise MissingInputs(self._explain_missing(name, failed + missing), tuple(failed))
+            raise MissingInputs(
+                self._explain_missing(name, failed + missing), tuple(failed), tuple(unreadable)
+            )
         rule = self.rule(name)
         watched = rule.watched(self.recipe)
         ingredients = Ingredients(
@@ -343,7 +366,7 @@ class Chain:
         except RemoteError:
             raise
         except PipelineError as error:  # a plan without the files is still a plan
-            raise MissingInputs(f"{self.asset(name)}: {error}") from error
+            raise MissingInputs(f"{self.asset(name)}: {error}", unreadable=(str(error),)) from error
         if revision is None:
             raise MissingInputs(
                 f"{self.asset(name)}: the upstream revision of source {source} was never resolved. "
@@ -408,6 +431,11 @@ def load_chain(project: Project, name: str, overrides: dict[str, tuple[str, ...]
     """Load one recipe as a chain. `overrides` holds `a.b=c` settings by recipe."""
     (chain,) = _load_chains(project, (name,), overrides)
     return chain
+
+
+def load_other(chain: Chain, name: str) -> Chain:
+    """Load another recipe of a chain's project, as FT_OVERRIDES has it."""
+    return load_chain(chain.project, name, read_overrides())
 
 
 def load_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:

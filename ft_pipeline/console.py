@@ -47,6 +47,11 @@ def complain(text: str) -> None:
     _err.print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print what people should know about an answer on standard error."""
+    _err.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+
+
 def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()) -> None:
     """Print what would be rebuilt and why."""
     rows = [

@@ -7,7 +7,7 @@ import typer
 
 from ft_pipeline import console, data_console, lineage_console
 from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.project import DEFAULT_RECIPE
 
 data_app = typer.Typer()
@@ -53,6 +53,9 @@ def trace(
         lineage_console.show_row(row, trace_row(chain, row), as_json)
         return
     found = [records.find_named(chain, word) for word in (artifact, other) if word is not None]
+    for named in found:
+        if named.note:
+            console.note(named.note)
     if diff:
         from ft_pipeline.lineage.diff import compare
 
@@ -107,6 +110,12 @@ def forget(
     from ft_pipeline.forget import FORGET_FILE, add_forgotten
 
     chain = load(recipe, None)
+    read = [given.source for given in chain.recipe.examples.inputs]
+    if source is not None and source not in read:
+        raise PipelineError(
+            f"forget --source {source}: recipe {chain.name} does not read it. It reads "
+            f"{', '.join(read)}.{suggest(source, read)}"
+        )
     if not match.strip():
         raise PipelineError("forget: --match is empty; it would match every row.")
     found = []

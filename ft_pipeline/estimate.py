@@ -27,6 +27,13 @@ PROCESS_MB = 700.0
 # What glibc's heap takes a byte of kept activations, between tensors that come and go: 1.75 (fp32)
 # and 2.0 (bf16) were seen with SmolLM2. CUDA's allocator wastes little.
 CPU_HEAP = 1.8
+# What other families call the sizes of a Llama's config.json.
+OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_hidden_layers": ("n_layer", "num_layers"),
+    "num_attention_heads": ("n_head", "num_heads"),
+    "intermediate_size": ("n_inner", "ffn_dim", "d_ff"),
+}
 # Floating-point operations a second and core, where nothing was measured on this machine yet.
 ASSUMED_SPEED = 25e9
 
@@ -68,9 +75,10 @@ class Estimate:
 
 
 def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPlan, Estimate] | None:
-    """Return steps and estimate of a chain's training; None where its inputs are not built yet.
+    """Return steps and estimate of a chain's training.
 
-    Raises PipelineError where settings and examples contradict each other.
+    None where its inputs are not built yet, or the model's config.json names no such sizes. Raises
+    PipelineError where settings and examples contradict each other.
     """
     base, tokens = chain.find_here(chain.trained_from(name)), chain.find_here("train_tokens")
     if base is None or tokens is None:
@@ -78,13 +86,30 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
     settings = chain.training(name)
     report = tokens.read_json("meta/report.json")
     plan = plan_steps(settings, report["kept"])
-    config = base.read_json("config.json")
+    config = read_sizes(base.read_json("config.json"))
+    if config is None:
+        return None
     dtype = settings.precision
     on_gpu = which("nvidia-smi") is not None
     if dtype == "auto":
         dtype = "bf16" if on_gpu or has_fast_bf16() else "fp32"
     speed = _find_speed(chain, name)
     return plan, estimate_training(settings, config, report, plan.steps, dtype, speed, on_gpu)
+
+
+def read_sizes(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a config.json's text model under the names of a Llama's; None where they are absent.
+
+    What has no size of its MLP has four times its width (GPT-2).
+    """
+    found = dict(config.get("text_config") or config)
+    for name, others in OTHER_NAMES.items():
+        known = [found[each] for each in (name, *others) if found.get(each)]
+        if known:
+            found[name] = known[0]
+    if "hidden_size" in found:
+        found.setdefault("intermediate_size", 4 * found["hidden_size"])
+    return found if {*OTHER_NAMES, "vocab_size"} <= set(found) else None
 
 
 def _find_speed(chain: Chain, name: str) -> float | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline import tags
 from ft_pipeline.chain import Chain
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.history import hold_databases_open
 from ft_pipeline.project import DEFAULT_RECIPE
 
@@ -115,8 +116,16 @@ def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
             elif data.error is not None and data.error.cls_name != "DagsterAssetCheckFailedError":
                 messages.append(data.error.to_string())
     if not result.success and not messages:
-        messages.append("the run failed; the Dagster UI has its log")
+        messages += [_read_failure(event) for event in result.all_events if event.is_job_failure]
     return messages
+
+
+def _read_failure(event: "dg.DagsterEvent") -> str:
+    """Return why a run failed that no step's failure explains."""
+    error = event.job_failure_data.error
+    if error is not None and error.cls_name == PipelineError.__name__:
+        return str(error.message).partition(": ")[2].strip()
+    return f"the run failed; the Dagster UI has its log. {error.to_string() if error else ''}"
 
 
 def _show_progress() -> None:

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ft_pipeline.artifacts import MANIFEST, Manifest
-from ft_pipeline.chain import Chain
+from ft_pipeline.chain import Chain, MissingInputs
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.inventory import (
     FINGERPRINT,
@@ -83,10 +83,13 @@ def remove(store: Store, items: Iterable[Item]) -> list[Item]:
 def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
     """Return what the recipes ask for as they stand, built or not, with the recipe that does.
 
-    Raises PipelineError where something that is asked for is damaged, or is not here and the
-    remote cannot be asked: what is behind it, or made of it, would then be taken for unwanted.
+    Where that cannot be known, because a local file is not there just now, all there is of the
+    asset counts as asked for. Raises PipelineError where something that is asked for is damaged, or
+    is not here and the remote cannot be asked: what is behind it, or made of it, would then be
+    taken for unwanted.
     """
     asked: dict[Key, str] = {}
+    unknown: dict[Key, str] = {}
     for chain in chains:
         for name in chain.names:
             try:
@@ -95,11 +98,23 @@ def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
                 raise PipelineError(
                     f"gc: {error} Until then gc cannot know what is needed; nothing was removed."
                 ) from error
-            except PipelineError:
-                continue  # its inputs are not built: nothing in the store can be what is asked for
+            except PipelineError as error:
+                # Inputs that are not built: then nothing here can be what is asked for.
+                unread = error.unreadable if isinstance(error, MissingInputs) else (str(error),)
+                for why in unread:
+                    reason = f"what recipe {chain.name} asks for cannot be known: {why}"
+                    unknown |= dict.fromkeys(list_keys(chain, name), reason)
+                continue
             key = (request.asset, request.ingredients.fingerprint)
             asked.setdefault(key, f"recipe {chain.name} asks for it")
-    return asked
+    return unknown | asked
+
+
+def list_keys(chain: Chain, name: str) -> list[Key]:
+    """Return all that the store has of an asset: artifacts, and checkpoints of trainings."""
+    asset, root = chain.asset(name), chain.store.root
+    folders = [*(root / asset).glob("*"), *(root / "checkpoints" / asset).glob("*")]
+    return [(asset, folder.name) for folder in folders]
 
 
 def find_behind(start: Iterable[Key], manifests: Mapping[Key, Manifest]) -> dict[Key, Key]:

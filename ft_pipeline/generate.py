@@ -14,17 +14,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.chain import Chain, load_other
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.launch import worker_command
 from ft_pipeline.lineage.records import find_stored
 from ft_pipeline.reaper import end_group
-from ft_pipeline.recipe import Generation, list_recipes, split_overrides
+from ft_pipeline.recipe import Generation, list_recipes
 from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import validate
 from ft_pipeline.tasks import AdapterChoice, GenerateTask
 
 MODEL_ASSET = "finetuned_model"
+STUDENTS = tuple(asset for asset in TRAINED_ASSETS if asset != MODEL_ASSET)
 
 
 def define_task(
@@ -45,14 +46,13 @@ def define_task(
         raise PipelineError("generate: the prompt is empty. Give --prompt, or standard input.")
     named = () if base_alone else adapters or (MODEL_ASSET,)
     chosen = tuple(choose_adapter(chain, text) for text in named)
-    # A student's adapter lies on student_model; whatever else is given, on the base.
-    trained = named[0] if len(named) == 1 and named[0] in TRAINED_ASSETS else MODEL_ASSET
+    owner, trained = find_owner(chain, named)
     given = {name: value for name, value in sampling.items() if value is not None}
     settings = chain.recipe.evaluation.generation.model_dump() | given
-    training = chain.training(trained)
+    training = owner.training(trained)
     return GenerateTask(
-        base_model=find_stored(chain, chain.trained_from(trained)).path,
-        tokenizer_of=find_stored(chain, "base_model").path,
+        base_model=find_stored(owner, owner.trained_from(trained)).path,
+        tokenizer_of=find_stored(owner, "base_model").path,
         quantization=training.base_quantization,
         double_quantization=training.double_quantization,
         precision=training.precision,
@@ -65,9 +65,9 @@ def define_task(
 
 def choose_adapter(chain: Chain, text: str) -> AdapterChoice:
     """Parse `ADAPTER[=WEIGHT]`. Raises PipelineError."""
-    name, separator, weight = text.rpartition("=")
-    if not separator or Path(text).is_dir():
-        return AdapterChoice(folder=find_adapter(chain, text))
+    name, weight = split_weight(text)
+    if weight is None:
+        return AdapterChoice(folder=find_adapter(chain, name))
     try:
         number = float(weight)
     except ValueError as error:
@@ -80,19 +80,42 @@ def choose_adapter(chain: Chain, text: str) -> AdapterChoice:
     )
 
 
+def split_weight(text: str) -> tuple[str, str | None]:
+    """Part `ADAPTER[=WEIGHT]`; a folder whose own name has a `=` is a name."""
+    name, separator, weight = text.rpartition("=")
+    return (name, weight) if separator and not Path(text).is_dir() else (text, None)
+
+
+def find_owner(chain: Chain, named: tuple[str, ...]) -> tuple[Chain, str]:
+    """Return the chain and the trained asset on whose base the named adapters lie.
+
+    Students' adapters lie on the student_model of their recipe; whatever else is given, on the
+    base of `chain`.
+    """
+    parts = [split_weight(text)[0].rpartition("/") for text in named]
+    students = [(r, asset) for r, _, asset in parts if asset in STUDENTS and r in _recipes(chain)]
+    if not students or len(students) < len(named):
+        return chain, MODEL_ASSET
+    recipe, asset = students[0]
+    return _load_other(chain, recipe), asset
+
+
+def _recipes(chain: Chain) -> tuple[str, ...]:
+    return ("", *list_recipes(chain.project))
+
+
 def find_adapter(chain: Chain, name: str) -> Path:
     """Return the folder of an adapter: of an asset in the store, or the folder that is named.
 
     Raises PipelineError where there is none.
     """
     recipe, _, asset = name.rpartition("/")
-    recipes = list_recipes(chain.project)
-    if asset in TRAINED_ASSETS and (not recipe or recipe in recipes):
+    if asset in TRAINED_ASSETS and recipe in _recipes(chain):
         return find_stored(_load_other(chain, recipe), asset).path
     folder = Path(name).expanduser().resolve()
     if folder.is_dir():
         return folder
-    known = [*TRAINED_ASSETS, *(f"{r}/{MODEL_ASSET}" for r in recipes)]
+    known = [*TRAINED_ASSETS, *(f"{r}/{MODEL_ASSET}" for r in list_recipes(chain.project))]
     raise PipelineError(
         f"--adapter {name}: no such folder ({folder}), and no asset with an adapter. Assets: "
         f"{', '.join(known)}.{suggest(name, known)}"
@@ -114,7 +137,7 @@ def run_in_foreground(task: GenerateTask) -> int:
             process.stdin.write(task.model_dump_json().encode())
         code = process.wait()
     finally:
-        end_group(process.pid, grace=2.0)
+        end_group(process.pid, lambda: 2.0)
         process.wait()
     if code < 0:
         raise PipelineError(
@@ -136,4 +159,4 @@ def read_prompt() -> str:
 def _load_other(chain: Chain, recipe: str) -> Chain:
     if recipe in ("", chain.name):
         return chain
-    return load_chain(chain.project, recipe, split_overrides(os.environ.get("FT_OVERRIDES", "")))
+    return load_other(chain, recipe)

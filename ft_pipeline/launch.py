@@ -2,11 +2,11 @@
 
 The worker is `python -m ft_pipeline.worker <task> --config <run folder>/config.json`, in a process
 group of its own. However the launcher ends (done, failed, cancelled, SIGTERM, SIGKILL), no process
-of that group is left: a reaper waits on a pipe that closes with the launcher.
+of that group is left: a reaper waits on a pipe that closes with the launcher, and the worker looks
+for its parent itself.
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.reaper import end_group
+from ft_pipeline.reaper import end_group, read_grace
 from ft_pipeline.tasks import WorkerTask
 
 if TYPE_CHECKING:
     import dagster as dg
 
 GRACE_SECONDS = 30.0
+REAPER_GRACE_SECONDS = 10.0
 LAST_LINES = 30
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def run_in_group(
     progress = "bar" if sys.stderr.isatty() else "lines"
     process = subprocess.Popen(
         command,
-        env={**os.environ, "FT_PROGRESS": progress, **extra_env},
+        env={**os.environ, "FT_PROGRESS": progress, "FT_PARENT": str(os.getpid()), **extra_env},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -98,13 +99,13 @@ def run_in_group(
     with contextlib.ExitStack() as stack:
         try:
             reader.start()
-            stack.enter_context(_reaper_of(process.pid))
+            stack.enter_context(_reaper_of(process.pid, folder))
             _wait(process)
         except BaseException:
             _ask_to_leave(process, folder)
             raise
         finally:
-            end_group(process.pid, grace=2.0)  # grandchildren that outlived the worker
+            end_group(process.pid, lambda: 2.0)  # grandchildren that outlived the worker
             process.wait()
             reader.join(timeout=5)
     return process.returncode, list(tail)
@@ -141,11 +142,13 @@ def _write_config(task: WorkerTask, runs: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _reaper_of(group: int) -> Iterator[None]:
+def _reaper_of(group: int, folder: Path) -> Iterator[None]:
     """Keep a reaper beside the group for as long as this process lives."""
     read_end, write_end = os.pipe()
+    script = str(Path(__file__).with_name("reaper.py"))
+    given = (str(group), str(REAPER_GRACE_SECONDS), str(folder))
     reaper = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), str(group), "10"],
+        [sys.executable, "-I", "-S", script, *given],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -171,16 +174,10 @@ def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     logger.info("interrupted: asking the worker to leave (up to %.0f s)", GRACE_SECONDS)
     process.terminate()
     start = time.monotonic()
-    while process.poll() is None and time.monotonic() - start < _read_grace(folder):
+    while process.poll() is None and time.monotonic() - start < read_grace(
+        str(folder), GRACE_SECONDS
+    ):
         time.sleep(0.1)
-
-
-def _read_grace(folder: Path) -> float:
-    try:
-        needed = json.loads((folder / "leaving.json").read_text(encoding="utf-8"))["seconds"]
-        return max(GRACE_SECONDS, float(needed))
-    except (OSError, ValueError, KeyError):
-        return GRACE_SECONDS
 
 
 def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:

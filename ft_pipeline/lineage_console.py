@@ -34,6 +34,8 @@ def show_artifact(traced: dict[str, Any], as_json: bool) -> None:
         return
     out.print(_grow(traced["tree"]))
     _show_counts(traced["rows"], ("source", "file", "side", "rows"))
+    for absent in traced["examples_not_here"]:
+        say(f"The rows of {absent} are not counted: it is not in this store.")
 
 
 def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> None:

@@ -10,8 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,16 @@ class Pins:
                 self._known = kept
         return self._known[asset]
 
-    def take_over(self, earlier: Path) -> None:
-        """Go on with the revisions of a run that this one continues, unless it has its own."""
-        source, target = earlier / REVISIONS_FILE, self.folder / REVISIONS_FILE
-        if source.is_file() and not target.exists():
+    def take_over(self, earlier: Path, done: Collection[str]) -> None:
+        """Go on with the revisions of a run that this one continues, unless it has its own.
+
+        Of the assets that it had `done` alone: what it failed to make of a revision, perhaps
+        because the file has changed meanwhile, is looked up anew.
+        """
+        known = Pins(earlier)._read()
+        if known and not (self.folder / REVISIONS_FILE).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            self._write({asset: kept for asset, kept in known.items() if asset in done})
 
     def _read(self) -> dict[str, dict[str, Any]]:
         file = self.folder / REVISIONS_FILE

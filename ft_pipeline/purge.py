@@ -82,6 +82,21 @@ def purge(store: Store, items: Sequence[Item]) -> list[Item]:
     return kept
 
 
+def list_pushed(store: Store, items: Iterable[Item]) -> list[str]:
+    """Return the addresses of those artifacts that go and that the remote has, too.
+
+    Raises RemoteError where it cannot be asked.
+    """
+    remote = store.remote
+    if remote is None:
+        return []
+    return [
+        f"{remote.shown}/{item.asset}/{item.fingerprint}"
+        for item in items
+        if item.goes and item.kind == "artifact" and remote.read_manifest(*item.key) is not None
+    ]
+
+
 def find_holders(
     store: Store, manifests: Mapping[Key, Manifest], forgotten: Sequence[str]
 ) -> tuple[dict[Key, str], set[str]]:

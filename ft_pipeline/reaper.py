@@ -1,14 +1,19 @@
 """Ends a process group when the process that started this one is gone.
 
 Started by `launch.py` beside each worker as a script of its own, so that even SIGKILL of the
-launcher leaves nothing behind. Usage: `python reaper.py <process group> <grace seconds>`; standard
-input is a pipe whose other end only the launcher holds, and closes when it ends, however it ends.
+launcher leaves nothing behind. Usage: `python reaper.py <process group> <grace seconds> <run
+folder>`; standard input is a pipe whose other end only the launcher holds, and closes when it ends,
+however it ends. A training that needs longer for its checkpoint says so in `leaving.json`.
 """
 
+import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+
+NEEDS_FILE = "leaving.json"
 
 
 def group_exists(group: int) -> bool:
@@ -20,15 +25,24 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def end_group(group: int, grace: float) -> None:
-    """SIGTERM the group, wait up to `grace` seconds, SIGKILL what is left."""
-    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+def read_grace(folder: str, least: float) -> float:
+    """Return the seconds that the worker of a run folder asks for, at least `least`."""
+    try:
+        with open(os.path.join(folder, NEEDS_FILE), encoding="utf-8") as file:
+            return max(least, float(json.load(file)["seconds"]))
+    except (OSError, ValueError, KeyError):
+        return least
+
+
+def end_group(group: int, grace: Callable[[], float]) -> None:
+    """SIGTERM the group, wait up to `grace()` seconds, SIGKILL what is left."""
+    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, lambda: 5.0)):
         try:
             os.killpg(group, sign)
         except (ProcessLookupError, PermissionError):
             return
-        deadline = time.monotonic() + patience
-        while group_exists(group) and time.monotonic() < deadline:
+        start = time.monotonic()
+        while group_exists(group) and time.monotonic() - start < patience():
             time.sleep(0.05)
 
 
@@ -36,9 +50,9 @@ def main() -> None:
     """Wait for the launcher's end of the pipe to close, then end the group."""
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.SIG_IGN)
-    group, grace = int(sys.argv[1]), float(sys.argv[2])
+    group, grace, folder = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     os.read(0, 1)
-    end_group(group, grace)
+    end_group(group, lambda: read_grace(folder, grace))
 
 
 if __name__ == "__main__":

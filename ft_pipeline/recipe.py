@@ -5,6 +5,7 @@ asset reads only its own part, so that a changed field rebuilds exactly the asse
 `rules.py`).
 """
 
+import os
 import re
 import shlex
 from typing import Any
@@ -147,6 +148,11 @@ def check_recipe_name(name: str) -> None:
         raise SettingsError(
             f"recipe name `{name}`: the store has a folder of that name for itself. Choose another."
         )
+
+
+def read_overrides() -> dict[str, tuple[str, ...]]:
+    """Return the overrides in FT_OVERRIDES, by recipe."""
+    return split_overrides(os.environ.get("FT_OVERRIDES", ""))
 
 
 def split_overrides(text: str, default: str = DEFAULT_RECIPE) -> dict[str, tuple[str, ...]]:

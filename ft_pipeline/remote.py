@@ -108,11 +108,25 @@ class Remote:
         if there is None or replace:
             size = artifact.bytes / 1e6
             logger.info("%s: pushing to %s (%.1f MB)", manifest.asset, self.shown, size)
-            for name in manifest.files:
-                self._put(artifact.path / name, _key(manifest.asset, manifest.fingerprint, name))
+            self._put_files(artifact)
         if there is None or replace or there.checks != manifest.checks:
             self._write(record, (artifact.path / MANIFEST).read_bytes())
         return True
+
+    def _put_files(self, artifact: Artifact) -> None:
+        """Push an artifact's files; all again where another machine ended its push meanwhile.
+
+        Its files would else lie among these, under the manifest that is written next.
+        """
+        manifest = artifact.manifest
+        seen = None
+        while True:
+            for name in manifest.files:
+                self._put(artifact.path / name, _key(manifest.asset, manifest.fingerprint, name))
+            meanwhile = self.read_manifest(manifest.asset, manifest.fingerprint)
+            if meanwhile == seen:
+                return
+            seen = meanwhile
 
     def read_record(self, source: str) -> dict[str, Any] | None:
         """Return the upstream record of a source, if there is one. Raises RemoteError."""

@@ -7,6 +7,7 @@ values allowed and a near miss. For example:
       Allowed here: r, alpha, dropout, bias, target_modules. Did you mean `alpha`?
 """
 
+import os
 import re
 import types
 import typing
@@ -30,6 +31,11 @@ class Section(BaseModel):
 
 class SettingsError(PipelineError):
     """A settings file or an override that does not validate."""
+
+
+def is_switched_on(variable: str) -> bool:
+    """Whether an environment variable is set to anything but nothing, `0` or `false`."""
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false")
 
 
 SectionT = TypeVar("SectionT", bound=Section)

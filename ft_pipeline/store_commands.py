@@ -1,6 +1,5 @@
 """The command about the store: gc."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from ft_pipeline.chain import load_chains
 from ft_pipeline.command_options import JsonOption, require_recipe
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import find_project
-from ft_pipeline.recipe import split_overrides
+from ft_pipeline.recipe import read_overrides
 
 store_app = typer.Typer()
 
@@ -34,7 +33,7 @@ def collect_garbage(
     from ft_pipeline import garbage, purge
 
     project = find_project()
-    chains = load_chains(project, split_overrides(os.environ.get("FT_OVERRIDES", "")))
+    chains = load_chains(project, read_overrides())
     if recipe is not None:
         require_recipe(project, recipe)
         if forgotten:
@@ -44,6 +43,8 @@ def collect_garbage(
     refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []
     console.show_garbage(items, refused, yes, as_json)
     if forgotten and not as_json:
+        for place in purge.list_pushed(store, items):
+            console.say(f"Pushed, and still there; nothing is deleted in a remote: {place}")
         console.say(
             "Not in the store: Dagster's history, whose previews may show a row (`dagster run "
             "wipe` clears it), trackers, and copies that were made."

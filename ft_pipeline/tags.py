@@ -7,3 +7,6 @@ NEW_DATA, SCHEDULE = "new_data", "schedule"
 # Whether the run asks upstream for newer revisions before it builds: `yes` or `no`.
 ASK_UPSTREAM = "ft_pipeline/ask_upstream"
 REVISION = "ft_pipeline/revision"
+# Of runs that nobody watches: begun again where their process was killed (dagster.yaml). All steps:
+# what the store has is reused, and what is new upstream meanwhile is built at once.
+BEGUN_AGAIN = {"dagster/max_retries": "2", "dagster/retry_strategy": "ALL_STEPS"}

@@ -61,7 +61,7 @@ class TinyProject:
             "COLUMNS": "200",
             "HF_HUB_OFFLINE": "1",
             # The lock of the one training at a time is the user's; tests do not wait for him.
-            "XDG_RUNTIME_DIR": str(self.root),
+            "FT_LOCKS": str(self.root),
         }
 
     def run(

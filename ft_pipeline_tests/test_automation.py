@@ -142,19 +142,51 @@ def test_new_data_starts_one_run_and_what_comes_during_a_training_the_next(
     assert set(project.build().values()) == {"reused"}
 
 
-def test_a_drop_while_the_daemon_is_dead_is_caught_up_once(project: TinyProject) -> None:
+def test_a_run_from_a_shell_beside_the_daemons_builds_nothing_twice(project: TinyProject) -> None:
     automate(project)
+    slow_down(project)
+    before = count_built(project)
     with dagster_dev(project) as server:
         wait_for_looks(server, 1)
+        drop(project, "first.csv", "How many hills has Rome?", "How many days has a week?")
+        wait_until(lambda: is_training(project), "the training")
+        beside = project.run("ft-pipeline", "run")
+        assert beside.returncode == 0, beside.stderr
+        assert "· waiting: " in beside.stderr
+        runs = wait_for_runs(server, 3)  # the fixture's build, the daemon's, and the shell's
+        assert len(runs) == 3
+    built = count_built(project) - before
+    assert built == dict.fromkeys(REBUILT, 1)
+
+
+def test_what_a_killed_daemon_was_training_is_begun_again_and_a_drop_meanwhile_caught_up(
+    project: TinyProject,
+) -> None:
+    """All processes are killed, as by a machine that loses its power."""
+    automate(project)
+    slow_down(project)
+    before = count_built(project)
+    with dagster_dev(project) as server:
+        wait_for_looks(server, 1)
+        drop(project, "first.csv", "How many hills has Rome?")
+        wait_until(lambda: is_training(project), "the training")
         os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait(timeout=30)
-    for process in processes_of(project):  # what a killed terminal would end
+    for process in processes_of(project):
         process.kill()
-    drop(project, "first.csv", "How many hills has Rome?")
+    drop(project, "second.csv", "How many days has a week?")
     with dagster_dev(project) as server:
-        wait_for_runs(server, 2)
-        wait_for_looks(server, 3)
-        assert len(runs_of(server)) == 2  # the fixture's build, and this
+        wait_until(lambda: count_ended(server) == {"FAILURE": 1, "SUCCESS": 3}, "its runs", 400)
+        wait_for_looks(server, 2)
+        assert count_ended(server) == {"FAILURE": 1, "SUCCESS": 3}
+    built = count_built(project) - before
+    # Whichever comes first builds the newest of both files; the other finds all of it.
+    assert built["finetuned_model"] == built["evaluation"] == 1
+    assert set(project.build().values()) == {"reused"}
+
+
+def count_ended(server: Server) -> Counter[str]:
+    return Counter(run["status"] for run in runs_of(server))
 
 
 def test_too_few_new_rows_wait_for_more(project: TinyProject) -> None:

@@ -228,6 +228,22 @@ def test_gc_refuses_where_it_cannot_know_what_is_asked_for(project: TinyProject)
     assert next(project.store.glob("finetuned_model/*/adapter_model.safetensors")).exists()
 
 
+@pytest.mark.slow
+def test_gc_keeps_what_lies_behind_a_file_that_is_not_there_just_now(project: TinyProject) -> None:
+    project.build("--to", "train_set", **RATES)  # newer than what the recipe asks for
+    before = sorted(project.store.rglob("manifest.json"))
+    gone = project.root / "data/samples/trivia.csv"
+    content = gone.read_bytes()
+    gone.unlink()
+    items = gc(project, "--keep", "0", "--yes")
+    kept = [item for item in items.values() if item["asset"] in ("finetuned_model", "raw_trivia")]
+    assert len(kept) == 2
+    assert all("cannot be known" in item["why"] and not item["goes"] for item in kept)
+    assert sorted(project.store.rglob("manifest.json")) == before
+    gone.write_bytes(content)
+    assert set(project.build().values()) == {"reused"}
+
+
 def find_text(folder: Path, text: str) -> set[str]:
     """Return the assets (or folders) of a store with a file that holds a text."""
     done = subprocess.run(

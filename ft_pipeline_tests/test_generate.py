@@ -19,7 +19,7 @@ import pytest
 
 from ft_pipeline.chain import Chain, load_chain
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.generate import choose_adapter, define_task
+from ft_pipeline.generate import choose_adapter, define_task, find_owner
 from ft_pipeline.project import Project
 from ft_pipeline.tasks import AdapterChoice, GenerateTask
 from ft_pipeline_tests.conftest import TinyProject
@@ -264,6 +264,23 @@ def test_settings_come_from_the_recipe_unless_given(answering: Answering) -> Non
     assert task.quantization == "nf4"
     assert (task.generation.max_new_tokens, task.generation.temperature) == (8, 0.5)
     assert task.generation.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("named", "asset"),
+    [
+        (("distilled_model",), "distilled_model"),
+        (("distilled_model=0.5",), "distilled_model"),
+        (("quiz/ce_model=0.5", "distilled_model=0.5"), "ce_model"),
+        (("finetuned_model=0.5", "distilled_model=0.5"), "finetuned_model"),
+        (("somewhere/distilled_model",), "finetuned_model"),  # a folder of that name
+    ],
+)
+def test_students_adapters_lie_on_the_student(
+    answering: Answering, named: tuple[str, ...], asset: str
+) -> None:
+    chain, trained = find_owner(answering.chain, named)
+    assert (chain.name, trained) == ("quiz", asset)
 
 
 def test_folder_with_an_equals_sign_is_a_folder(answering: Answering, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
         read_report(file) for file in project.store.glob("finetuned_model/*/meta/report.json")
     ]
     (report,) = [report for report in reports if report["steps"] == 60]
-    assert report["resumed_from_step"] >= 5
+    assert report["resumed_from_step"] > 7  # written when it was asked to leave
     assert not list((project.store / "checkpoints").rglob("step-*"))
 
 

@@ -1,5 +1,6 @@
 """The life of a worker: reports, failures, and no process left behind, however its parent ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -74,6 +75,102 @@ def test_no_process_is_left_when_the_parent_ends(
     parent.send_signal(sign)
     parent.wait(timeout=30)
     wait_until(lambda: not any(alive(pid) for pid in pids), seconds=30)
+
+
+# A parent of a real worker; `killed` is killed after it has started it, before its reaper.
+PARENT_OF_REAL_WORKER = """
+import os, signal, sys
+from pathlib import Path
+from ft_pipeline import launch
+def leave(*_):
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, leave)
+if sys.argv[2] == "killed":
+    launch._reaper_of = lambda group, folder: os.kill(os.getpid(), signal.SIGKILL)
+folder = Path(sys.argv[1])
+launch.run_in_group(launch.worker_command("train", folder / "config.json"), {}, folder)
+"""
+
+
+def start_parent_of_real_worker(folder: Path, kind: str) -> "subprocess.Popen[bytes]":
+    os.mkfifo(folder / "config.json")  # the worker reads it until somebody has written to it
+    return subprocess.Popen([sys.executable, "-c", PARENT_OF_REAL_WORKER, str(folder), kind])
+
+
+def test_worker_whose_parent_was_killed_before_it_began_leaves(tmp_path: Path) -> None:
+    parent = start_parent_of_real_worker(tmp_path, "killed")
+    assert parent.wait(timeout=30) == -signal.SIGKILL
+    wait_until(lambda: not find_processes(tmp_path / "config.json"), seconds=30)
+
+
+def test_worker_stays_while_its_parent_lives(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    parent = start_parent_of_real_worker(tmp_path, "waits")
+    with contextlib.ExitStack() as stack:
+        wait_until(lambda: is_read(config, stack), seconds=30)  # so it has looked for its parent
+        time.sleep(1.5)
+        assert find_processes(config)
+        parent.send_signal(signal.SIGTERM)
+        parent.wait(timeout=30)
+    assert not find_processes(config)
+
+
+def is_read(fifo: Path, stack: contextlib.ExitStack) -> bool:
+    """Whether a process reads a pipe; its other end is then open until `stack` is closed."""
+    try:
+        stack.callback(os.close, os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+# A worker that needs longer for its checkpoint than the reaper waits by itself, and says so.
+SAVING = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+def save(*_):
+    (folder / "leaving.json").write_text('{"seconds": 20}')
+    time.sleep(3)
+    (folder / "checkpoint").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+(folder / "pids").write_text("ready")
+time.sleep(600)
+"""
+
+PARENT_OF_SAVING = """
+import sys
+from pathlib import Path
+from ft_pipeline import launch
+launch.REAPER_GRACE_SECONDS = 0.5
+folder = Path(sys.argv[1])
+launch.run_in_group([sys.executable, str(folder / "saving.py"), str(folder)], {}, folder)
+"""
+
+
+def test_reaper_waits_for_the_checkpoint_of_a_worker_whose_parent_was_killed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "saving.py").write_text(SAVING, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT_OF_SAVING, str(tmp_path)])
+    wait_until((tmp_path / "pids").exists)
+    parent.kill()
+    parent.wait(timeout=30)
+    wait_until((tmp_path / "checkpoint").exists)
+    wait_until(lambda: not find_processes(tmp_path))
+
+
+def find_processes(config: Path) -> list[int]:
+    """Return the ids of the processes that have a path in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(config) in (entry / "cmdline").read_bytes() and alive(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 def test_grandchild_does_not_outlive_its_worker(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ def test_what_could_not_be_looked_up_is_looked_up_again(tmp_path: Path) -> None:
 
 
 def test_a_run_that_continues_another_has_its_revisions(tmp_path: Path) -> None:
-    Pins(tmp_path / "first").keep("raw", lambda: {"revision": "1"})
+    for asset in ("raw_trivia", "raw_cot"):
+        Pins(tmp_path / "first").keep(asset, lambda: {"revision": "1"})
     second = Pins(tmp_path / "second")
-    second.take_over(tmp_path / "first")
-    assert second.keep("raw", lambda: {"revision": "2"}) == {"revision": "1"}
+    second.take_over(tmp_path / "first", done={"raw_trivia"})
+    assert second.keep("raw_trivia", lambda: {"revision": "2"}) == {"revision": "1"}
+    # Its file changed while it was copied: the old revision can never be made again.
+    assert second.keep("raw_cot", lambda: {"revision": "2"}) == {"revision": "2"}

@@ -204,6 +204,30 @@ def test_the_first_of_two_builds_stays_in_the_remote(here: Store, there: Store) 
     assert here.remote.read_manifest("train_set", FINGERPRINT) == first.manifest  # type: ignore[union-attr]
 
 
+def test_two_pushes_at_the_same_time_leave_one_of_them_whole(
+    bucket: Bucket, here: Store, there: Store, tmp_path: Path
+) -> None:
+    """The other machine pushes all of its own between two files of this one's push."""
+    ours = Store(here.root)
+    artifact = publish(ours, "a\n", meta="1\n")
+    remote = here.remote
+    assert remote is not None
+    put, calls = remote._put, []
+
+    def put_between(*given: Any) -> None:
+        put(*given)
+        calls.append(given)
+        if len(calls) == 1:
+            publish(there, "b\n", meta="2\n")
+
+    remote._put = put_between  # type: ignore[method-assign]
+    assert remote.upload(artifact, replace=False)
+    assert len(calls) == 4  # its two files, and again
+    third = Store(tmp_path / "third", Remote(bucket.address))
+    assert find(third).manifest.files == artifact.manifest.files
+    assert read_content(third) == "a\n"
+
+
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "a/../../b", ".stamp.json"])
 def test_a_manifest_that_reaches_out_of_its_folder_is_not_read(
     bucket: Bucket, here: Store, there: Store, name: str

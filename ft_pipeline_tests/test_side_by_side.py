@@ -4,6 +4,7 @@ Not proven here: file systems whose `flock` holds on one machine only (NFS mount
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline_tests.conftest import TinyProject
-from ft_pipeline_tests.server import processes_of
+from ft_pipeline_tests.server import processes_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,29 @@ def test_dagsters_own_command_starts_three_times_on_a_fresh_checkout(
     finish([start(project, *VERBATIM) for _ in range(3)])
     manifests = sorted(project.store.rglob("manifest.json"))
     assert [file.parent.parent.name for file in manifests] == ["raw_cot", "raw_trivia"]
+
+
+def test_who_does_not_want_to_wait_for_the_gpu_is_told_who_has_it(project: TinyProject) -> None:
+    long = {"FT_OVERRIDES": "training.max_steps=200"}
+    owner = subprocess.Popen(
+        ["ft-pipeline", "run", "--to", "finetuned_model"],
+        cwd=project.root,
+        env=project.environment | long,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: processes_of(project, "ft_pipeline.worker train"), "the training")
+        command = ("ft-pipeline", "run", "--to", "finetuned_model", "--no-wait")
+        refused = project.run(*command, FT_OVERRIDES="training.max_steps=3")
+        assert refused.returncode == 1
+        said = " ".join(refused.stderr.split())
+        assert re.search(r"the gpu is in use by run \w{8} \(finetuned_model\), and --no-wait", said)
+        assert owner.poll() is None
+    finally:
+        owner.terminate()
+        owner.wait(timeout=60)
+    wait_until(lambda: not processes_of(project), "the end")
 
 
 def test_two_whole_chains_at_once_build_each_asset_once(

@@ -15,6 +15,7 @@ import dagster as dg
 
 from ft_pipeline import tags
 from ft_pipeline.assets.build import asset_key
+from ft_pipeline.assets.executor import end_dead_runs
 from ft_pipeline.assets.sources import observe, upstream_key
 from ft_pipeline.chain import Chain
 from ft_pipeline.durations import to_seconds
@@ -51,7 +52,8 @@ def define_evaluate(chain: Chain) -> Any:
     return dg.define_asset_job(
         f"evaluate_{chain.name}",
         selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in scored)),
-        description=f"Scores the models of recipe {chain.name} that the store has; trains nothing.",
+        description=f"Scores the models that recipe {chain.name} asks for now; trains nothing. "
+        f"Where new data waits, they are not built yet: {refresh_name(chain.name)}.",
         tags={tags.RECIPE: chain.name},
     )
 
@@ -72,11 +74,18 @@ def define_schedule(chain: Chain) -> list[dg.ScheduleDefinition]:
                 if settings.paused
                 else dg.DefaultScheduleStatus.RUNNING
             ),
-            tags={tags.STARTED_BY: tags.SCHEDULE},
+            tags={tags.STARTED_BY: tags.SCHEDULE, **tags.BEGUN_AGAIN},
+            should_execute=_clear_way,
             description=f"Asks upstream and builds what changed of recipe {chain.name}, at "
             f"`{settings.schedule}` ({settings.timezone}).",
         )
     ]
+
+
+def _clear_way(context: dg.ScheduleEvaluationContext) -> bool:
+    """End what a killed daemon left running, which would hold the scheduled run back."""
+    end_dead_runs(context.instance)
+    return True
 
 
 def define_sensors(
@@ -111,6 +120,7 @@ def _define_sensor(
         "`automation` of the recipe says. On for: " + (", ".join(wanted) or "no recipe") + ".",
     )
     def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        end_dead_runs(context.instance)  # one of a killed daemon would hold the next one back
         before = parse_watch(context.cursor)
         after, revision = _look(chains[0], source, before, time.time())
         if revision is None:
@@ -218,5 +228,6 @@ def _request(watch: Watch, source: str, recipe: str) -> dg.RunRequest:
             tags.STARTED_BY: tags.NEW_DATA,
             tags.REVISION: f"{source} {watch.revision}",
             tags.ASK_UPSTREAM: "no",  # the sensor has just asked
+            **tags.BEGUN_AGAIN,
         },
     )

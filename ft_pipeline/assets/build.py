@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -20,6 +19,7 @@ from ft_pipeline.lineage.receipt import write_receipt
 from ft_pipeline.lineage.summary import make_tags, summarize
 from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.rules import MODEL_ASSETS, TRAINED_ASSETS
+from ft_pipeline.settings import is_switched_on
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import WorkerTask
 
@@ -109,7 +109,9 @@ def define(
         try:
             if prepare is not None:
                 prepare(context)
-            seen = chain.during(context.run_id, _continued_run(context))
+            continued = _continued_run(context)
+            done = _list_done(context.instance, continued) if continued else set()
+            seen = chain.during(context.run_id, continued, done)
             yield from _materialize(context, seen, selected, checks, work, config.force, is_wanted)
         except PipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
@@ -182,6 +184,16 @@ def _continued_run(context: dg.AssetExecutionContext) -> str | None:
     return run.parent_run_id if continues else None
 
 
+def _list_done(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """Return the assets that a run materialized."""
+    made = dg.DagsterEventType.ASSET_MATERIALIZATION
+    return {
+        "/".join(key.path)
+        for entry in instance.all_logs(run_id, of_type=made)
+        if entry.dagster_event and (key := entry.dagster_event.asset_key)
+    }
+
+
 def _use(chain: Chain, name: str, request: Request) -> Artifact | None:
     """Return the stored artifact of a request, noting its use; None where there is none."""
     found = chain.lookup(name, request)
@@ -189,11 +201,7 @@ def _use(chain: Chain, name: str, request: Request) -> Artifact | None:
 
 
 def _refuse_training(name: str, request: Request) -> None:
-    if name in TRAINED_ASSETS and os.environ.get("FT_NO_TRAIN", "0").lower() not in (
-        "",
-        "0",
-        "false",
-    ):
+    if name in TRAINED_ASSETS and is_switched_on("FT_NO_TRAIN"):
         raise PipelineError(
             f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and neither the store nor a remote "
             f"(FT_REMOTE) has an artifact {request.ingredients.fingerprint}. Train it where that "

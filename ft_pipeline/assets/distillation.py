@@ -101,7 +101,11 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
             temperature=settings.temperature,
             log_probs=settings.log_probs,
             cache=chain.project.store / "rows",
-            identity=parts | {"held_as": f"{teacher.quantization} {teacher.double_quantization}"},
+            identity={
+                **parts,
+                "held_as": f"{teacher.quantization} {teacher.double_quantization}",
+                "code_version": chain.rule(name).code_version,
+            },
             output=draft.path,
         )
         fill_from_report(draft, run_task(context, chain, task))

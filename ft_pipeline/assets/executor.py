@@ -56,17 +56,21 @@ def build_executor() -> dg.ExecutorDefinition:
 @contextlib.contextmanager
 def guard_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """Mark dead runs of this instance as failed, then hold this run's lock beside its storage."""
-    locks = Path(instance.root_directory) / ".dagster" / "run_locks"
+    end_dead_runs(instance)
+    locks = _find_locks(instance)
     locks.mkdir(parents=True, exist_ok=True)
-    end_dead_runs(instance, locks)
     store = Store(find_project().store)
     with store.running(run_id), hold_mark(locks / f"{LOCK_PREFIX}{run_id}"):
         yield
 
 
-def end_dead_runs(instance: dg.DagsterInstance, locks: Path) -> None:
+def _find_locks(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / ".dagster" / "run_locks"
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark each run whose lock nobody holds as failed and free its place in the pools."""
-    for file in locks.glob(f"{LOCK_PREFIX}*"):
+    for file in _find_locks(instance).glob(f"{LOCK_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from ft_pipeline.assets.distillation import define_distillation
 from ft_pipeline.assets.evaluation import define_evaluation
 from ft_pipeline.assets.examples import define_examples
 from ft_pipeline.assets.executor import build_executor
-from ft_pipeline.assets.sources import define_sources
+from ft_pipeline.assets.sources import define_sources, define_unread_sources
 from ft_pipeline.assets.training import define_training
 from ft_pipeline.assets.waiting import WAITING_LOGGER, waiting_logger
 from ft_pipeline.chain import Chain
@@ -37,7 +37,7 @@ def build_definitions(chains: Sequence[Chain]) -> dg.Definitions:
                 assets.setdefault(min(definition.keys), definition)
     refresh = {chain.name: define_refresh(chain) for chain in chains}
     return dg.Definitions(
-        assets=list(assets.values()),
+        assets=[*assets.values(), *define_unread_sources(chains)],
         jobs=[*refresh.values(), *(define_evaluate(chain) for chain in chains)],
         schedules=[schedule for chain in chains for schedule in define_schedule(chain)],
         sensors=define_sensors(chains, refresh),

@@ -6,7 +6,7 @@ An artifact of `raw_trivia` holds the downloaded files as they came, for example
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,26 @@ def define_sources(chain: Chain) -> list[dg.AssetsDefinition]:
     return [
         definition
         for source in chain.recipe.sources
-        for definition in (_define_upstream(chain, source), _define_raw(chain, source))
+        for definition in (
+            _define_upstream(chain, source, upstream_key(chain, source), chain.recipe.use_samples),
+            _define_raw(chain, source),
+        )
+    ]
+
+
+def define_unread_sources(chains: Sequence[Chain]) -> list[dg.AssetsDefinition]:
+    """Define upstream of each declared source that no recipe reads yet.
+
+    Observing it shows that its address and your access are right. Its key is the one that it has
+    as soon as a recipe reads it without samples.
+    """
+    first = chains[0]
+    read = {source for chain in chains for source in chain.recipe.sources}
+    ending = "_full_upstream" if first.default.use_samples else "_upstream"
+    return [
+        _define_upstream(first, source, dg.AssetKey(source + ending), use_sample=False)
+        for source in first.sources
+        if source not in read
     ]
 
 
@@ -58,11 +77,13 @@ def observe(key: dg.AssetKey, revision: str, failure: str | None = None) -> dg.A
     )
 
 
-def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
-    declared = chain.sources[source]
+def _define_upstream(
+    chain: Chain, source: str, key: dg.AssetKey, use_sample: bool
+) -> dg.AssetsDefinition:
+    declared, project = chain.sources[source], chain.project
 
     upstream_spec = dg.AssetSpec(
-        upstream_key(chain, source),
+        key,
         group_name="sources",
         description=f"What upstream has. {declared.description} Observing asks for the newest "
         "revision (Kaggle version, hub commit, or hash of local files) and downloads nothing.",
@@ -70,27 +91,23 @@ def _define_upstream(chain: Chain, source: str) -> dg.AssetsDefinition:
     )
 
     @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
-        name=upstream_spec.key.path[-1], specs=[upstream_spec]
+        name=key.path[-1], specs=[upstream_spec]
     )
     def look(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         try:
-            revision = _newest_revision(chain, source)
+            if use_sample:
+                revision = str(read_revision(project, source, declared, use_sample=True))
+            else:
+                revision = resolve_revision(project, source, declared)
         except PipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         yield dg.ObserveResult(
-            asset_key=upstream_spec.key,
+            asset_key=key,
             data_version=dg.DataVersion(revision),
             metadata={"revision": revision},
         )
 
     return look
-
-
-def _newest_revision(chain: Chain, source: str) -> str:
-    declared, project = chain.sources[source], chain.project
-    if chain.recipe.use_samples:
-        return str(read_revision(project, source, declared, use_sample=True))
-    return resolve_revision(project, source, declared)
 
 
 def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:

@@ -29,6 +29,7 @@ from ft_pipeline.lineage.trace import (
     choose_format,
     collect_links,
     find_examples,
+    list_absent,
     select_rows,
 )
 
@@ -46,11 +47,12 @@ def compare(chain: Chain, a: Found, b: Found, export: Path | None = None) -> dic
     one, two = Records(chain.store, a.receipt), Records(chain.store, b.receipt)
     links = collect_links(one, a.link), collect_links(two, b.link)
     examples = find_examples(one, a.link), find_examples(two, b.link)
+    absent = list_absent(one, a.link) + list_absent(two, b.link)
     compared: dict[str, Any] = {
         "a": _describe(a.link),
         "b": _describe(b.link),
         "changes": list(_compare_links(*links)),
-        "rows": _compare_rows(*examples, export, form) if all(examples) else None,
+        "rows": _compare_rows(*examples, export, form) if all(examples) and not absent else None,
     }
     return compared
 

@@ -21,10 +21,13 @@ BASE_FILE = "base.json"
 
 def check_origin(folder: Path, link: Link) -> Iterator[Broken]:
     """Yield where an artifact from outside is not of its revision; nothing for any other."""
-    if (folder / SOURCE_FILE).is_file():
-        yield from _check_source(folder, link)
-    elif (folder / BASE_FILE).is_file():
-        yield from _check_hub_files(folder, link)
+    for name, check in ((SOURCE_FILE, _check_source), (BASE_FILE, _check_hub_files)):
+        if (folder / name).is_file():
+            try:
+                yield from check(folder, link)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                yield Broken(name_link(link), name, "a readable record", f"{error!r}")
+            return
 
 
 def _check_source(folder: Path, link: Link) -> Iterator[Broken]:
@@ -46,7 +49,8 @@ def _check_local_revision(link: Link) -> Iterator[Broken]:
     own = {n: sha256 for n, sha256 in link.files.items() if not n.startswith(f"{META}/")}
     dropped: dict[str, str] = {}
     if incoming is not None:
-        top = max((n.split("/")[0] for n in own if n.startswith(PREFIX)), default=PREFIX)
+        tops = {n.split("/")[0] for n in own if "/" in n}
+        top = max((t for t in tops if t.rstrip("_") == PREFIX), default=PREFIX)
         dropped = {n: own.pop(n) for n in list(own) if n.startswith(f"{top}/")}
         found = hash_json({n.removeprefix(f"{top}/"): sha for n, sha in dropped.items()})
         if found != incoming:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.artifacts import META, Artifact, Ingredients, library_versions
-from ft_pipeline.chain import Chain, Request, load_chain
+from ft_pipeline.chain import Chain, Request, load_other
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
@@ -104,10 +104,17 @@ def rebuild(chain: Chain, found: Found, show_progress: bool) -> Rebuilt:
     Raises PipelineError where it cannot be built as it was.
     """
     prefix, _, target = found.link.asset.rpartition("/")
-    owner = chain if prefix in ("", chain.name) else load_chain(chain.project, prefix, {})
+    owner = chain if prefix in ("", chain.name) else load_other(chain, prefix)
     if not prefix and chain.name != DEFAULT_RECIPE:
         owner = chain.default_chain
     links = collect_links(Records(chain.store, found.receipt), found.link)
+    twice = [name for name in links if " " in name]
+    if twice:
+        raise PipelineError(
+            f"{found.link.asset} {found.link.fingerprint} was made of two builds of some assets "
+            f"({', '.join(twice)} besides): the newer one left a side as it was. Only what has one "
+            "build of each behind it can be built again; `ft-pipeline trace` shows them."
+        )
     if not found.link.inputs:
         raise PipelineError(
             f"{found.link.asset}: came from outside and is not built here; `verify` checks it."

@@ -7,30 +7,35 @@ its `manifest.json` or its `meta/receipt.json`.
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ft_pipeline.artifacts import MANIFEST, Artifact, InputEntry, Manifest
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.chain import Chain, load_other
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.lineage.receipt import Link, Receipt, make_link, read_receipt
 from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.recipe import list_recipes
-from ft_pipeline.store import Store
+from ft_pipeline.remote import RemoteError
+from ft_pipeline.store import DamagedArtifact, Store
 
 FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind its asset or alone
 
 
 @dataclass(frozen=True)
 class Found:
-    """An artifact that a person named: its folder, and what was found there."""
+    """An artifact that a person named: its folder, and what was found there.
+
+    `note` says why it is not the one that was meant at first.
+    """
 
     folder: Path
     manifest: Manifest | None
     receipt: Receipt | None
     stored: bool
+    note: str = ""
 
     @property
     def link(self) -> Link:
@@ -90,14 +95,14 @@ def find_stored(chain: Chain, name: str) -> Artifact:
 def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
     """Return the artifact that a person named. Raises PipelineError where there is none.
 
-    Without `intact` a damaged one is returned too, and for an asset that is not stored as the
-    recipe asks for it the newest that is.
+    For an asset that is not stored as the recipe asks for it, it is the newest that is. Without
+    `intact` a damaged one is returned, too.
     """
     owner, name = _split_asset(chain, word)
     if owner is not None and not intact:
         return read_found(_find_unverified(owner, name), stored=True)
     if owner is not None:
-        return read_found(find_stored(owner, name).path, stored=True)
+        return _find_intact(owner, name)
     path = Path(word).expanduser()
     if path.exists():
         return _read_path(chain, path.resolve())
@@ -110,6 +115,23 @@ def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
         )
     chain.rule(word)  # raises with the known names and a near miss
     raise AssertionError("a name that the chain knows was found above")
+
+
+def _find_intact(chain: Chain, name: str) -> Found:
+    try:
+        return read_found(find_stored(chain, name).path, stored=True)
+    except (DamagedArtifact, RemoteError):
+        raise
+    except PipelineError:  # new data waits, or the recipe was edited
+        stored = chain.store.manifests(chain.asset(name))
+        if not stored:
+            raise
+    newest = chain.store.folder(stored[0].asset, stored[0].fingerprint)
+    note = (
+        f"{stored[0].asset}: not in the store as the recipe asks for it now; this is the newest "
+        f"that is, {stored[0].fingerprint}. `ft-pipeline status` says what changed."
+    )
+    return replace(read_found(newest, stored=True), note=note)
 
 
 def read_found(folder: Path, stored: bool) -> Found:
@@ -130,7 +152,7 @@ def read_found(folder: Path, stored: bool) -> Found:
 class _UnverifiedStore(Store):
     """A store that hands out artifacts without looking at their files."""
 
-    def find(self, asset: str, fingerprint: str) -> Artifact | None:
+    def peek(self, asset: str, fingerprint: str) -> Artifact | None:
         manifest = self.read_manifest(asset, fingerprint)
         if manifest is None:
             return None
@@ -160,7 +182,7 @@ def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
             return chain, name
     recipe, slash, name = word.partition("/")
     if slash and recipe in list_recipes(chain.project):
-        other = load_chain(chain.project, recipe, {})
+        other = load_other(chain, recipe)
         if name in other.names:
             return other, name
     if chain.name != DEFAULT_RECIPE and word in (default := chain.default_chain).names:
@@ -196,4 +218,7 @@ def _find_fingerprint(chain: Chain, word: str) -> Found:
             "`ft-pipeline status --json` lists those of the recipe."
         )
     shown = ", ".join(folder.relative_to(root).as_posix() for folder in sorted(folders)[:8])
-    raise PipelineError(f"{word}: {len(folders)} artifacts begin so: {shown}. Write more of it.")
+    raise PipelineError(
+        f"{word}: {len(folders)} artifacts begin so: {shown}. "
+        "Write more of it, or the asset before it: ASSET/FINGERPRINT."
+    )

@@ -11,6 +11,7 @@ Shortened:
                            "examples": {"77e1…": {"tokens": 93, "trained": 12}}}, …]}]
 """
 
+import contextlib
 import json
 import mmap
 from collections.abc import Collection, Iterator, Sequence
@@ -23,14 +24,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.artifacts import Manifest
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.chain import Chain, load_other
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.examples.database import quote
 from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
+from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.recipe import list_recipes
 from ft_pipeline.rules import MODEL_ASSETS
+from ft_pipeline.store import Store
 
 TOKENS_FILE = "tokens.jsonl"
 LOGITS_EXAMPLES_FILE = "examples.arrow"
@@ -43,6 +46,11 @@ def trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
 
     Raises PipelineError where no build has it.
     """
+    with readable(chain.store):
+        return _trace_row(chain, row_id)
+
+
+def _trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
     graph = read_graph(chain.store)
     builds = graph.of(EXAMPLES_ASSET)
     places = [_find_place(chain.store.folder(m.asset, m.fingerprint), row_id) for m in builds]
@@ -52,10 +60,16 @@ def trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
             "hex characters; `ft-pipeline forget --match TEXT` finds rows by their text."
         )
     current = find_current(chain, builds)
+    with_place = [(m, place) for m, place in zip(builds, places, strict=True) if place is not None]
+    holders = {
+        (reached.asset, reached.fingerprint)
+        for manifest, place in with_place
+        if "reason" not in place
+        for reached in graph.follow(manifest, place["side"])
+    }
     return [
-        _describe_build(chain, graph, manifest, place, row_id, current)
-        for manifest, place in zip(builds, places, strict=True)
-        if place is not None
+        _describe_build(chain, graph, manifest, place, row_id, current, holders)
+        for manifest, place in with_place
     ]
 
 
@@ -65,6 +79,11 @@ def find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]
     `rows` says of how many, `trained` whether of one of the training side, `current` whether the
     recipe asks for it as it is now, `cached_in` which row caches have the answers of logits, too.
     """
+    with readable(chain.store):
+        return _find_holders(chain, row_ids)
+
+
+def _find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]:
     graph = read_graph(chain.store)
     builds = graph.of(EXAMPLES_ASSET)
     held: dict[tuple[str, str], _Held] = {}
@@ -106,22 +125,36 @@ def _find_caches(
 
 
 def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[tuple[str, str]]:
-    """Return asset and fingerprint of what the recipes behind builds of examples ask for now."""
+    """Return asset and fingerprint of what the recipes behind builds of examples ask for now.
+
+    Nothing of a recipe that cannot be read, or that needs a file that is not there.
+    """
     prefixes = {m.asset.rpartition("/")[0] for m in builds} - {"", chain.name}
-    others = [
-        load_chain(chain.project, name, {})
-        for name in list_recipes(chain.project)
-        if name in prefixes
-    ]
-    chains = [chain, *others]
-    if any("/" not in m.asset for m in builds) and chain.name != chain.default_chain.name:
-        chains.append(chain.default_chain)
-    return {
-        (step.asset, step.artifact.manifest.fingerprint)
-        for each in chains
-        for step in each.plan()
-        if step.artifact is not None
-    }
+    names = [name for name in list_recipes(chain.project) if name in prefixes]
+    if any("/" not in m.asset for m in builds) and chain.name != DEFAULT_RECIPE:
+        names.append(DEFAULT_RECIPE)
+    found: set[tuple[str, str]] = set()
+    for name in (chain.name, *names):
+        with contextlib.suppress(PipelineError):
+            asked = chain if name == chain.name else load_other(chain, name)
+            found |= {
+                (step.asset, step.artifact.manifest.fingerprint)
+                for step in asked.plan()
+                if step.artifact is not None
+            }
+    return found
+
+
+@contextlib.contextmanager
+def readable(store: Store) -> Iterator[None]:
+    """Raise PipelineError where a stored table cannot be read."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(
+            f"a file of {store.root} cannot be read: {error}. `ft-pipeline verify` on what was "
+            "made of it names the damage; `ft-pipeline run --force` builds an artifact again."
+        ) from error
 
 
 def _describe_build(
@@ -131,12 +164,18 @@ def _describe_build(
     place: dict[str, Any],
     row_id: str,
     current: set[tuple[str, str]],
+    holders: Collection[tuple[str, str]],
 ) -> dict[str, Any]:
     folder = chain.store.folder(manifest.asset, manifest.fingerprint)
     # Also of a row that was left out: that no example has it is seen, not concluded.
     examples = _list_examples(folder, [row_id])
     reached = graph.follow(manifest, place["side"]) if examples else []
-    without = [] if examples else [m for m in graph.follow(manifest, None) if _is_model(m)]
+    # A validation side of equal content leads to older models, too, which hold the row.
+    without = [
+        m
+        for m in ([] if examples else graph.follow(manifest, "train"))
+        if _is_model(m) and (m.asset, m.fingerprint) not in holders
+    ]
     ids = [example["example_id"] for example in examples]
     return {
         **_name(manifest, current),

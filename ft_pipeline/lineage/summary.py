@@ -19,28 +19,30 @@ MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")
 
 def summarize(chain: Chain, artifact: Artifact) -> str:
     """Return the Markdown block of a model."""
-    records = Records(chain.store)
+    store = Store(chain.store.root)  # a remote that is out of reach fails no model
+    records = Records(store)
     link = make_link(artifact.manifest)
     behind = collect_links(records, link)
     recipe = "" if chain.name == chain.default_chain.name else f" --recipe {chain.name}"
     lines = ["| what | |", "|---|---|", f"| recipe | `{chain.name}` |"]
-    lines += [f"| {what} | {value} |" for what, value in _describe_behind(chain.store, behind)]
+    lines += [f"| {what} | {value} |" for what, value in _describe_behind(store, behind)]
     lines += [f"| rows | {rows} |" for rows in _count_rows(records, link)]
     lines += [f"| {what} | {value} |" for what, value in _describe_own(link)]
     if (artifact.path / RECEIPT_FILE).is_file():
         lines.append(f"| receipt | `{artifact.path / RECEIPT_FILE}` |")
-    fingerprint = artifact.manifest.fingerprint[:12]
-    commands = [f"ft-pipeline {c} {fingerprint}{recipe}" for c in ("trace", "verify")]
+    named = f"{link.asset}/{link.fingerprint[:12]}"
+    commands = [f"ft-pipeline {c} {named}{recipe}" for c in ("trace", "verify")]
     return "\n".join([*lines, "", "```", *commands, "```"])
 
 
 def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
     """Return what models are found by in Dagster: recipe, base model and data version."""
-    behind = collect_links(Records(chain.store), make_link(artifact.manifest))
+    store = Store(chain.store.root)
+    behind = collect_links(Records(store), make_link(artifact.manifest))
     base = behind.get("base_model")
     tags = {"recipe": chain.name, "data_version": artifact.data_version}
     if base is not None:
-        tags["base_model"] = _name_model(chain.store, base)
+        tags["base_model"] = _name_model(store, base)
     return {name: _as_tag(value) for name, value in tags.items()}
 
 

@@ -44,6 +44,7 @@ def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
         "path": str(found.folder),
         "tree": describe_tree(records, found.link),
         "rows": rows,
+        "examples_not_here": list_absent(records, found.link),
         "software": found.receipt.software if found.receipt else {},
         "seeds": found.receipt.seeds if found.receipt else {},
     }
@@ -65,6 +66,8 @@ def export_rows(chain: Chain, found: Found, target: Path) -> int:
 def choose_format(target: Path) -> str:
     """Return DuckDB's name of the format of a file to write. Raises PipelineError."""
     formats = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
+    if not target.parent.is_dir():
+        raise PipelineError(f"{target}: there is no folder {target.parent}.")
     if target.suffix not in formats:
         raise PipelineError(f"{target}: write to a file in {', '.join(formats)}.")
     return formats[target.suffix]
@@ -107,13 +110,19 @@ def describe_tree(records: Records, link: Link) -> dict[str, Any]:
 
 
 def collect_links(records: Records, link: Link) -> dict[str, Link]:
-    """Return the artifact and all behind it by their names in the chain, each once."""
+    """Return the artifact and all behind it by their names in the chain, each once.
+
+    A second build of an asset, of which only a side was new, is named `train_set 8d2e1f07`.
+    """
     links: dict[str, Link] = {}
+    seen: set[tuple[str, str]] = set()
 
     def visit(name: str, current: Link) -> None:
-        if name in links:
+        key = (current.asset, current.fingerprint)
+        if key in seen:
             return
-        links[name] = current
+        seen.add(key)
+        links[f"{name} {current.fingerprint[:8]}" if name in links else name] = current
         for given_name, given in current.inputs.items():
             found = records.find(given)
             visit(given_name, found or Link(**given.model_dump()))
@@ -146,6 +155,15 @@ def find_examples(records: Records, link: Link) -> Examples:
     return {folder: frozenset(sides) for folder, sides in found.items()}
 
 
+def list_absent(records: Records, link: Link) -> list[str]:
+    """Return the builds of examples behind an artifact whose rows are not in this store."""
+    return [
+        f"{behind.asset} {behind.fingerprint}"
+        for name, behind in collect_links(records, link).items()
+        if name.split()[0] == EXAMPLES_ASSET and records.folder(behind) is None
+    ]
+
+
 def open_rows(examples: Examples) -> duckdb.DuckDBPyConnection:
     """Return a database whose view `rows` are the rows of examples, each once."""
     con = duckdb.connect()
@@ -154,10 +172,15 @@ def open_rows(examples: Examples) -> duckdb.DuckDBPyConnection:
 
 
 def select_rows(examples: Examples, columns: str = "row_id, source, file, line, side") -> str:
-    """Return the query of the rows that something saw."""
+    """Return the query of the rows that something saw, each once a side.
+
+    Two builds may have read a row at two lines of its file; the newer of equal ones is not known.
+    """
     parts = []
     for folder, sides in sorted(examples.items()):
         file = quote(str(folder / ROWS_FILE))
         where = "" if sides == SIDES else f" WHERE side = '{next(iter(sides))}'"
         parts.append(f"SELECT {columns} FROM read_parquet({file}){where}")
-    return " UNION ".join(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return f"SELECT DISTINCT ON (row_id, side) * FROM ({' UNION ALL '.join(parts)})"

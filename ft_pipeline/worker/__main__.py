@@ -70,7 +70,8 @@ def main() -> int:
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _leave)
-    _leave_with_parent(os.getppid())
+    # Named by the launcher: where it was killed already, this process has another parent.
+    _leave_with_parent(int(os.environ.pop("FT_PARENT", os.getppid())))
     by_hand = not PipesEnvVarParamsLoader().is_dagster_pipes_process()
     try:
         task = _read_task(arguments.task, arguments.config)

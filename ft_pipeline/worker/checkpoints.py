@@ -73,10 +73,11 @@ class Checkpoints:
         return None
 
     def remove_old(self, best_step: int | None) -> None:
-        """Remove all but the newest and the best."""
+        """Remove all but the newest and the best, and what is torn."""
         steps = sorted(self.folder.glob("step-*"), reverse=True)
-        for folder in steps[self.keep :]:
-            if best_step is None or folder != self._of(best_step):
+        newest = [folder for folder in steps if (folder / MARKER).is_file()][: self.keep]
+        for folder in steps:
+            if folder not in newest and (best_step is None or folder != self._of(best_step)):
                 (folder / MARKER).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,8 @@
-"""Being asked to leave: SIGTERM sets a flag, so that a training can write its checkpoint first."""
+"""Being asked to leave: SIGTERM sets a flag, so that a training can write its checkpoint first.
+
+Launcher and reaper wait for the seconds in `leaving.json` of the run folder, if they are more than
+their own.
+"""
 
 import json
 import logging
@@ -7,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-logger = logging.getLogger("ft_pipeline.worker")
+from ft_pipeline.reaper import NEEDS_FILE
 
-# The launcher waits for the seconds in this file of the run folder, if they are more than its own.
-NEEDS_FILE = "leaving.json"
+logger = logging.getLogger("ft_pipeline.worker")
 
 
 class Leaving(Exception):
@@ -18,12 +21,16 @@ class Leaving(Exception):
 
 
 class Leave:
-    """Whether this process was asked to leave; a second signal ends it at once."""
+    """Whether this process was asked to leave.
+
+    Further signals change nothing: launcher, reaper and the watch for the parent may all send one,
+    and whoever asks sends SIGKILL when the announced time is over.
+    """
 
     def __init__(self, run_folder: Path | None = None) -> None:
         self.asked = False
         self._folder = run_folder
-        self._step_seconds = 0.0
+        self._seconds = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -34,18 +41,26 @@ class Leave:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def expect(self, step_seconds: float) -> None:
-        """Remember how long a step takes; so long the checkpoint may take to come."""
-        self._step_seconds = max(self._step_seconds, step_seconds)
+    def expect(self, seconds: float) -> None:
+        """Remember how long a step or evaluation takes; so long the checkpoint may be in coming."""
+        if seconds > self._seconds:
+            self._seconds = seconds
+            if self.asked:
+                self._announce()
 
     def __call__(self) -> bool:
         return self.asked
 
     def _handle(self, _sign: int, _frame: object) -> None:
         if self.asked:
-            raise SystemExit(128 + signal.SIGTERM)
+            return
         self.asked = True
         logger.info("asked to leave: writing a checkpoint after this step")
+        self._announce()
+
+    def _announce(self) -> None:
         if self._folder is not None:
-            needed = {"seconds": round(2 * self._step_seconds + 20, 1)}
-            (self._folder / NEEDS_FILE).write_text(json.dumps(needed), encoding="utf-8")
+            needed = {"seconds": round(2 * self._seconds + 20, 1)}
+            unfinished = self._folder / f".{NEEDS_FILE}"
+            unfinished.write_text(json.dumps(needed), encoding="utf-8")
+            unfinished.rename(self._folder / NEEDS_FILE)

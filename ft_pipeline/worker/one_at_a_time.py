@@ -1,14 +1,18 @@
-"""One training at a time on a machine's GPU (or CPU), whatever shell or checkout it comes from."""
+"""One training at a time on a machine's GPU (or CPU), whatever shell or checkout it comes from.
+
+The lock lies below /tmp, which a login shell, cron and a service have in common, unlike
+XDG_RUNTIME_DIR, which goes with the last login, and TMPDIR. FT_LOCKS names another folder.
+"""
 
 import fcntl
 import logging
 import os
 import stat
-import tempfile
 import time
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.settings import is_switched_on
 
 logger = logging.getLogger("ft_pipeline.worker")
 
@@ -30,7 +34,7 @@ def hold_device(device: str, task: str) -> None:
             break
         except BlockingIOError:
             owner = os.pread(descriptor, 400, 0).decode(errors="replace") or "unknown"
-            if os.environ.get("FT_NO_WAIT", "0") not in ("", "0"):
+            if is_switched_on("FT_NO_WAIT"):
                 raise PipelineError(
                     f"the {device} is in use by process {owner}, and FT_NO_WAIT (--no-wait) is "
                     "set. Try again when it has ended, or run without it to wait."
@@ -44,13 +48,13 @@ def hold_device(device: str, task: str) -> None:
 
 
 def _own_folder() -> Path:
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    base = Path(os.environ.get("FT_LOCKS") or "/tmp")
     folder = base / f"ft_pipeline-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PipelineError(
             f"{folder}: not a folder of this user; it holds the lock of the one training at a "
-            "time. Remove it, or set XDG_RUNTIME_DIR to a folder that is yours alone."
+            "time. Remove it, or set FT_LOCKS to a folder that is yours alone."
         )
     return folder

@@ -102,7 +102,9 @@ class Session:
                 self._try_longest(trainer)
             trainer.watch.display.begin(self.progress)
             try:
-                if not self._is_over():
+                if checkpoint is not None and self._is_over():  # early stopping, unpublished
+                    restore_trained(self.model, load_file(checkpoint / WEIGHTS_FILE))
+                else:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
                 trainer.watch.display.end()

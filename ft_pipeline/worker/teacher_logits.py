@@ -75,6 +75,7 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
         **task.identity,
         **task.model_dump(mode="json", include={"k", "temperature", "log_probs"}),
         "words": words,
+        "dtype": str(choose_dtype(task.teacher.precision)),
     }
     cache = RowCache(task.cache, "teacher_logits", configuration)
     with cache.locked():

@@ -69,16 +69,18 @@ def _climb(session: Any, settings: Training) -> list[dict[str, Any]]:
     """
     attempts: list[dict[str, Any]] = []
     for rung in list_rungs(settings, session.checkpointed_rung()):
+        fits = True
         try:
             session.train(rung)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            attempts.append(rung.describe("out of memory"))
-            logger.warning("out of memory with %s; the next rung is tried", rung)
-            session.free_memory()
-            continue
-        return [*attempts, rung.describe("fits")]
+            fits = False
+        if fits:
+            return [*attempts, rung.describe("fits")]
+        attempts.append(rung.describe("out of memory"))
+        logger.warning("out of memory with %s; the next rung is tried", rung)
+        session.free_memory()  # not above: until there, the error's frames hold the trainer
     raise PipelineError(
         f"memory is too small for this training. Tried:\n{render_attempts(attempts)}\nLower "
         "tokens.max_length, take method qlora, a smaller base model, or a machine with more memory."

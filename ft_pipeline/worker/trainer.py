@@ -234,6 +234,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
                 f"asked to end at step {progress.step}; its checkpoint is written, and the same "
                 "command continues from there"
             )
+        self.watch.expected_seconds(monotonic() - self._step_start)  # evaluation and saving too
         self._step_loss, self._step_start = 0.0, monotonic()
 
     def _evaluate_here(self) -> None:
@@ -253,11 +254,14 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         """Return the mean loss on the validation side in nats a trained token."""
         order = sorted(self.work.validation, key=lambda record: len(record["input_ids"]))
         total, trained, size = 0.0, 0, self.work.micro_batch_size
+        begin = monotonic()
         with self.evaluating():
             for start in range(0, len(order), size):
                 batch = collate(order[start : start + size], "plain", self.work.pad_id)
                 total += self.sum_loss(batch)
                 trained += count_trained(batch)
+                done = min(start + size, len(order)) / len(order)
+                self.watch.expected_seconds((monotonic() - begin) / done)
         return total / max(trained, 1)
 
     @contextmanager

@@ -40,11 +40,14 @@ def test_a_model_shows_what_it_was_made_of(built_project: TinyProject) -> None:
         "| code version | ",
         "torch ",
         str(folder / "meta" / "receipt.json"),
-        f"ft-pipeline trace {folder.name[:12]}",
-        f"ft-pipeline verify {folder.name[:12]}",
+        f"ft-pipeline trace finetuned_model/{folder.name[:12]}",
+        f"ft-pipeline verify finetuned_model/{folder.name[:12]}",
     ):
         assert expected in page
-    assert built_project.run("ft-pipeline", "verify", folder.name[:12]).returncode == 0
+    assert (
+        built_project.run("ft-pipeline", "verify", f"finetuned_model/{folder.name[:12]}").returncode
+        == 0
+    )
 
 
 def test_a_model_is_tagged_with_recipe_base_model_and_data_version(

@@ -94,7 +94,9 @@ def test_beside_every_model_lies_its_receipt(built_project: TinyProject, asset: 
         (("trace", "no/such/folder"), "neither an asset nor a folder"),
         (("trace", "recipes"), "has neither manifest.json nor meta/receipt.json"),
         (("trace", "--diff", "train_set", "val_set", "--rows", "rows.txt"), "write to a file in"),
+        (("trace", "finetuned_model", "--rows", "no/such/rows.csv"), "there is no folder"),
         (("verify", "finetuned_modle"), "Did you mean `finetuned_model`?"),
+        (("forget", "--match", "Rome", "--source", "trvia"), "Did you mean `trivia`?"),
     ],
 )
 def test_wrong_use_is_answered(
@@ -148,6 +150,36 @@ def test_two_artifacts_are_compared_in_rows_settings_and_revisions(
     with target.open(encoding="utf-8", newline="") as file:
         exported = {row["row_id"]: row["change"] for row in csv.DictReader(file)}
     assert exported[removed["row_id"]] == "removed"
+
+
+def test_of_what_is_not_stored_as_it_is_asked_for_the_newest_is_traced(
+    changed: tuple[TinyProject, dict[str, Any]],
+) -> None:
+    project, _ = changed
+    done = project.run("ft-pipeline", "trace", "finetuned_model", "--json")
+    assert done.returncode == 0, done.stderr
+    traced = json.loads(done.stdout)
+    assert traced["tree"]["fingerprint"] == find_folder(project, "finetuned_model").name
+    assert traced["examples_not_here"] == []
+    assert "not in the store as the recipe asks for it now; this is the newest" in done.stderr
+
+
+def test_rows_that_are_not_here_are_named(project: TinyProject) -> None:
+    """As on a machine that pulled a model, and not the older examples behind a part of it."""
+    folder = find_folder(project, "prompt_completions")
+    shutil.rmtree(folder)
+    model = find_folder(project, "finetuned_model").name
+    traced = ask(project, "trace", model)
+    assert traced["examples_not_here"] == [f"prompt_completions {folder.name}"]
+    assert traced["rows"] == []
+
+
+def test_a_torn_table_is_named_and_no_traceback(project: TinyProject) -> None:
+    row = find_rows(project, "train")[0]
+    file = find_folder(project, "prompt_completions") / "meta/rows.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    said = refuse(project, "trace", "--row", row["row_id"])
+    assert "rows.parquet" in said and "ft-pipeline verify" in said
 
 
 def test_an_artifact_compared_with_itself_does_not_differ(built_project: TinyProject) -> None:
@@ -204,6 +236,13 @@ def test_a_row_is_found_in_the_chains_of_other_recipes(project: TinyProject) -> 
     assert all(build["current"] for build in builds)
     reached = {a["asset"]: a["current"] for build in builds for a in build["built_from_it"]}
     assert reached["other/train_set"] and reached["finetuned_model"]
+    # What is wrong with another recipe does not stand in the way.
+    (project.root / "recipes/other.yaml").write_text("examples: 3\n", encoding="utf-8")
+    builds = ask(project, "trace", "--row", row["row_id"])
+    assert {build["asset"]: build["current"] for build in builds} == {
+        "prompt_completions": True,
+        "other/prompt_completions": False,
+    }
 
 
 def test_rows_of_an_exported_model_are_those_it_was_trained_on(
@@ -220,7 +259,11 @@ def test_rows_of_an_exported_model_are_those_it_was_trained_on(
 def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
     project: TinyProject,
 ) -> None:
+    """The old model read the validation side, too, which stays as it was."""
     row = find_rows(project, "train")[0]
+    shutil.rmtree(project.store / "finetuned_model")
+    project.edit_recipe(lambda recipe: recipe["training"].update(eval_steps=5))
+    project.build("--to", "finetuned_model")
     old = find_folder(project, "finetuned_model").name
     done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
     assert f"finetuned_model {old[:12]}" in done.stdout, done.stderr

@@ -69,6 +69,10 @@ def make_no_manifest(project: TinyProject) -> None:
     (find_folder(project, "train_set") / "manifest.json").write_text("{}", encoding="utf-8")
 
 
+def spoil_the_record(project: TinyProject) -> None:
+    (find_folder(project, "raw_trivia") / "meta/source.json").write_text("{", encoding="utf-8")
+
+
 MODEL, RECEIPT = "finetuned_model", "meta/receipt.json"
 
 
@@ -83,6 +87,7 @@ MODEL, RECEIPT = "finetuned_model", "meta/receipt.json"
         (add_file, "modeling.py: expected only files that the manifest lists"),
         (append_to("raw_trivia", "trivia.csv"), "trivia.csv: expected sha256"),
         (forge_the_raw_file, "upstream revision: expected sha256:"),
+        (spoil_the_record, "meta/source.json: expected a readable record"),
         (append_to("train_tokens", "meta/report.json"), "meta/report.json: expected sha256"),
         (make_no_manifest, "manifest.json: expected a valid one"),
         (
@@ -124,6 +129,31 @@ def test_a_tampered_link_is_named(
 ) -> None:
     tamper(project)
     assert link in refuse(project, "verify", MODEL)
+
+
+def test_the_asked_for_model_is_verified_and_not_a_newer_one(project: TinyProject) -> None:
+    asked = find_folder(project, MODEL)
+    project.build("--to", MODEL, "--set", "training.learning_rate=0.001")
+    with (asked / "adapter_model.safetensors").open("ab") as file:
+        file.write(b" ")
+    said = refuse(project, "verify", MODEL)
+    assert asked.name in said and "adapter_model.safetensors: expected sha256" in said
+
+
+def test_a_file_that_is_called_like_the_drop_folder_is_not_dropped(
+    fresh_project: TinyProject, tmp_path: Path
+) -> None:
+    project = fresh_project.copy_to(tmp_path / "project")
+    samples = project.root / "data/samples"
+    shutil.copy2(samples / "trivia.csv", samples / "incoming_calls.csv")
+    sources = (project.root / "sources.yaml").read_text(encoding="utf-8")
+    sources = sources.replace("data/samples/trivia.csv", "data/samples/incoming_calls.csv")
+    (project.root / "sources.yaml").write_text(sources, encoding="utf-8")
+    (project.root / "data/incoming/trivia").mkdir(parents=True)
+    shutil.copy2(samples / "trivia.csv", project.root / "data/incoming/trivia/more.csv")
+    project.build("--to", "raw_trivia")
+    done = project.run("ft-pipeline", "verify", "raw_trivia")
+    assert done.returncode == 0, done.stdout
 
 
 def test_only_the_broken_link_is_named(project: TinyProject) -> None:

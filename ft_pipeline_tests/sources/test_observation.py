@@ -51,7 +51,8 @@ def sensor(tmp_path: Path, kaggle: Kaggle) -> Sensor:
     recipe["examples"]["inputs"] = recipe["examples"]["inputs"][:1]
     (root / "recipes" / "quiz.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     source = {"kind": "kaggle", "handle": HANDLE, "observe_every": "1s"}
-    (root / "sources.yaml").write_text(yaml.safe_dump({"trivia": source}), encoding="utf-8")
+    sources = {"trivia": source, "spare": source}  # no recipe reads the second
+    (root / "sources.yaml").write_text(yaml.safe_dump(sources), encoding="utf-8")
     chain = load_chain(Project(root, root / "data" / "artifacts"), "quiz", {})
     definitions = build_definitions([chain])
     return Sensor(
@@ -118,3 +119,22 @@ def test_upstream_that_is_silent_is_told_before_dagster_loses_patience(
     failed = sensor.tick()
     assert time.monotonic() - start < 4
     assert "no answer" in failed.skip_message
+
+
+@pytest.mark.parametrize("asset", ["trivia_upstream", "spare_upstream"])
+def test_every_declared_source_can_be_observed(sensor: Sensor, kaggle: Kaggle, asset: str) -> None:
+    key = dg.AssetKey(asset)
+    observe = sensor.repository.get_implicit_job_def_for_assets([key]).execute_in_process
+
+    def last_seen() -> str | None:
+        event = sensor.instance.fetch_observations(key, limit=1).records[0]
+        return event.asset_observation.data_version
+
+    observe(instance=sensor.instance, asset_selection=[key])
+    assert last_seen() == "3"
+    kaggle.logins = ()
+    failed = observe(instance=sensor.instance, asset_selection=[key], raise_on_error=False)
+    assert not failed.success
+    (failure,) = failed.get_step_failure_events()
+    assert "HTTP 401" in failure.step_failure_data.user_failure_data.description
+    assert last_seen() == "3"  # the last known revision stays

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.estimate import count_parameters, count_trainable, estimate_training
+from ft_pipeline.estimate import (
+    count_parameters,
+    count_trainable,
+    estimate_training,
+    read_sizes,
+)
 from ft_pipeline.jsonl import write_jsonl
 from ft_pipeline.recipe import Training
 from ft_pipeline.worker.memory import Rung, list_rungs
@@ -157,6 +162,26 @@ def test_the_estimate_counts_the_trained_weights_that_there_are(
     config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
     expected = count_trainable(Training.model_validate(SETTINGS | settings), config)
     assert trained.report["trainable_parameters"] == expected
+
+
+GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
+NESTED = {"text_config": {**GPT2, "hidden_size": 640}, "vision_config": {"hidden_size": 1152}}
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "inner"), [(GPT2, 768, 3072), (NESTED, 640, 2560), ({"dim": 3}, None, 0)]
+)
+def test_sizes_are_read_whatever_a_family_calls_them(
+    config: dict[str, Any], width: int | None, inner: int
+) -> None:
+    found = read_sizes(config)
+    if width is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (found["hidden_size"], found["intermediate_size"]) == (width, inner)
+    report = {"max": 100, "trained_tokens": 50, "tokens": 100, "kept": 1}
+    assert estimate_training(Training(), found, report, 1, "bf16").total_mb > 100
 
 
 def test_less_memory_is_estimated_for_what_takes_less(tiny_model: Path) -> None:

@@ -24,7 +24,7 @@ time.sleep(float(sys.argv[2]))
 def hold(folder: Path, task: str, seconds: float, **more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", HOLD, task, str(seconds)],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(folder), **more},
+        env={**os.environ, "FT_LOCKS": str(folder), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

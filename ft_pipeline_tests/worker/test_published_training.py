@@ -160,7 +160,7 @@ def run_worker(task: TokensTask | TrainTask, folder: Path) -> str:
     config.write_text(task.model_dump_json(), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "ft_pipeline.worker", task.name, "--config", str(config)],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(folder), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "FT_LOCKS": str(folder), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=300,

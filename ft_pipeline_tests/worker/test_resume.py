@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.worker.leave import Leaving
+from ft_pipeline.reaper import read_grace
+from ft_pipeline.worker.checkpoints import Checkpoints
+from ft_pipeline.worker.leave import Leave, Leaving
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.training import Trained, start, train_again, train_here, write_task
 
@@ -163,6 +165,41 @@ def test_a_checkpoint_without_its_marker_is_not_used(
     for folder in (tmp_path / "checkpoints").glob("step-*"):
         (folder / "complete.json").unlink()
     assert train_here(config).report["resumed_from_step"] == 0
+
+
+def test_a_training_that_stopped_early_is_not_begun_anew_where_it_was_not_published(
+    inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    settings = STEPS | {"learning_rate": 0.5, "early_stopping": 2, "eval_steps": 4}
+    config = write_task(inputs, tmp_path, **settings)
+    stopped = train_here(config)
+    again = train_here(config)
+    assert again.report["resumed_from_step"] == stopped.report["steps"] < 30
+    assert_equal(again, stopped)
+
+
+def test_a_torn_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "step-00000400").mkdir()  # without its marker
+    for step in (200, 250):
+        with checkpoints.writing(step) as folder:
+            (folder / "weights.txt").write_text(f"{step}\n", encoding="utf-8")
+    checkpoints.remove_old(best_step=None)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000250"]
+
+
+def test_who_is_asked_to_leave_announces_how_long_it_takes_and_is_not_hurried(
+    tmp_path: Path,
+) -> None:
+    leave = Leave(tmp_path)
+    leave.expect(5)
+    with leave.listening():
+        for _ in range(2):  # the reaper's signal, and that of the watch for the parent
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert leave()
+        assert read_grace(str(tmp_path), least=10) == 30
+        leave.expect(40)  # an evaluation turns out to be long
+        assert read_grace(str(tmp_path), least=10) == 100
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(inputs: WorkerInputs, tmp_path: Path) -> None:

@@ -114,6 +114,16 @@ def test_new_rows_alone_are_answered(
     ).read_bytes()
 
 
+def test_another_precision_is_asked_again(
+    inputs: WorkerInputs, tmp_path: Path, forward_passes: list[int]
+) -> None:
+    run(make_task(inputs, tmp_path / "one", cache=tmp_path / "rows"))
+    asked = sum(forward_passes)
+    rounded = HeldModel(base_model=inputs.base_model, precision="bf16")
+    run(make_task(inputs, tmp_path / "two", cache=tmp_path / "rows", teacher=rounded))
+    assert sum(forward_passes) == 2 * asked
+
+
 def test_a_run_that_was_killed_continues_to_the_same_bits(
     inputs: WorkerInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def start(config: Path, log: Path, **environment: str) -> "subprocess.Popen[byte
         [sys.executable, "-m", "ft_pipeline.worker", "train", "--config", str(config)],
         stdout=subprocess.DEVNULL,
         stderr=log.open("wb"),
-        env={**os.environ, "XDG_RUNTIME_DIR": str(config.parent), **environment},
+        env={**os.environ, "FT_LOCKS": str(config.parent), **environment},
     )
 
 
