@@ -279,7 +279,8 @@ def train_llama_factory(given: Given) -> dict[str, Any]:
         | {
             "model_name_or_path": str(inputs.base_model),
             "tokenized_path": str(out / "tokenized"),
-            "template": "default",  # read, not used: the tokens are made
+            "dataset": "none",  # it and the template are asked for, not used: the tokens are made
+            "template": "default",
             "stage": "sft",
             "do_train": True,
             "finetuning_type": "lora",

@@ -146,6 +146,9 @@ def show_examples(
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
     side: Annotated[str | None, typer.Option("--side", help="train or val.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Those with this example_id, or beginning.")
+    ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -154,4 +157,4 @@ def show_examples(
     from ft_pipeline.samples import collect_samples
 
     chain = load(recipe, overrides)
-    data_console.show_samples(collect_samples(chain, task, n, side), as_json)
+    data_console.show_samples(collect_samples(chain, task, n, side, ids or ()), as_json)

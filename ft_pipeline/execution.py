@@ -99,21 +99,15 @@ def _outcomes(result: "dg.ExecuteInProcessResult") -> dict[str, str]:
 
 
 def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
-    """Return one message a failed check, and one a step that failed for another reason."""
+    """Return one message a failed step."""
     messages = []
-    for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.blocking:
-            key = "/".join(evaluation.asset_key.path)
-            messages.append(
-                f"{key}: blocking check {evaluation.check_name} failed: {evaluation.description}"
-            )
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             described = data.user_failure_data.description if data.user_failure_data else None
             if described:
                 messages.append(described)
-            elif data.error is not None and data.error.cls_name != "DagsterAssetCheckFailedError":
+            elif data.error is not None:
                 messages.append(data.error.to_string())
     if not result.success and not messages:
         messages += [_read_failure(event) for event in result.all_events if event.is_job_failure]

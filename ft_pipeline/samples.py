@@ -1,6 +1,7 @@
 """Examples to look at, with the tokens that are trained on once these exist."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}
 
 
 def collect_samples(
-    chain: Chain, task: str | None, n: int, side: str | None
+    chain: Chain, task: str | None, n: int, side: str | None, ids: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return `n` examples of each task (or of those whose name holds `task`).
 
-    Raises PipelineError where the examples are not built, or there is no such task or side.
+    With `ids` all those whose example_id begins with one of them. Raises PipelineError where the
+    examples are not built, or there is no such task, side or id.
     """
     file = find_stored(chain, "prompt_completions").path / EXAMPLES_FILE
     tasks = [row["task"] for row in read_examples(file, "SELECT DISTINCT task FROM examples")]
@@ -33,14 +35,24 @@ def collect_samples(
     if side not in (None, "train", "val"):
         raise PipelineError(f"--side {side}: expected train or val.")
     where = "list_contains($tasks, task)" + (" AND side = $side" if side else "")
+    if ids:
+        begins = " OR ".join(f"starts_with(example_id, $id{k})" for k in range(len(ids)))
+        where += f" AND ({begins})"
     samples = read_examples(
         file,
         f"SELECT * EXCLUDE (rank) FROM (SELECT *, row_number() OVER (PARTITION BY task ORDER BY "
         f"example_id) AS rank FROM examples WHERE {where}) WHERE rank <= $n ORDER BY task, rank",
         tasks=chosen,
-        n=n,
+        n=2**31 if ids else n,
         **({"side": side} if side else {}),
+        **{f"id{k}": word for k, word in enumerate(ids)},
     )
+    for word in ids:
+        if not any(sample["example_id"].startswith(word) for sample in samples):
+            raise PipelineError(
+                f"--id {word}: no example of {chain.asset('prompt_completions')} begins so, as "
+                "recipe and options have it."
+            )
     tokens = _find_tokens(chain, {sample["example_id"] for sample in samples})
     for sample in samples:
         sample["history"] = _parse_history(sample["history"])

@@ -87,6 +87,9 @@ def test_examples_are_shown_with_the_tokens_that_are_trained(project: TinyProjec
         assert sample["completion"][:8] in trained
         assert sample["prompt"][:20] in asked
         assert any(token["special"] for token in sample["tokens"])
+    first, second = (sample["example_id"] for sample in samples)
+    named = ask(project, "examples", "show", "--id", first, "--id", second[:8], "--n", "1")
+    assert {sample["example_id"] for sample in named} == {first, second}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,7 @@ def test_examples_are_shown_with_the_tokens_that_are_trained(project: TinyProjec
         (("forget", "--match", " "), "it would match every row"),
         (("examples", "show", "--task", "quizz"), "no task `quizz`"),
         (("examples", "show", "--side", "test"), "expected train or val"),
+        (("examples", "show", "--id", "0123456789"), "no example of prompt_completions begins so"),
     ],
 )
 def test_wrong_use_is_answered(

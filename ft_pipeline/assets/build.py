@@ -140,6 +140,7 @@ def _materialize(
     is_wanted: Callable[[dg.AssetExecutionContext, Request], bool] | None,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     store = chain.store
+    failed: list[str] = []
     with contextlib.ExitStack() as stack:
         drafts: dict[str, Draft] = {}
         for name in names:
@@ -155,6 +156,7 @@ def _materialize(
                 artifact = _recheck(chain, name, found, request, checks.get(name, ()))
                 store.push_pending(artifact)
                 logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
+                failed += _list_failed(artifact)
                 yield _result(chain, name, artifact, reused=True)
                 continue
             if is_wanted is not None and not forced and not is_wanted(context, request):
@@ -174,7 +176,17 @@ def _materialize(
                 name, draft, chain, checks.get(name, ()), context.run_id, name in force
             )
             logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
+            failed += _list_failed(artifact)
             yield _result(chain, name, artifact, reused=False)
+    if failed:  # Dagster's own error would name the check without what it says
+        raise PipelineError("\n".join(failed))
+
+
+def _list_failed(artifact: Artifact) -> list[str]:
+    return [
+        f"{artifact.manifest.asset}: blocking check {check.name} failed: {check.message}"
+        for check in artifact.failed_checks
+    ]
 
 
 def _continued_run(context: dg.AssetExecutionContext) -> str | None:

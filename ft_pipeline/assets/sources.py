@@ -145,7 +145,13 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
     def is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         facts = _facts(source, declared, artifact)
         message = f"{facts['rows']} rows, {facts['broken_rows']} of them broken"
-        return Verdict(facts["rows"] > facts["broken_rows"], message, {"rows": facts["rows"]})
+        passed = facts["rows"] > facts["broken_rows"]
+        if not passed:
+            message = (
+                f"no row of {', '.join(artifact.content)} can be read: {message}. Look at the file "
+                f"and at `format` of {source} in sources.yaml (docs/data_formats.md)"
+            )
+        return Verdict(passed, message, {"rows": facts["rows"]})
 
     def identity_is_present(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         missing = _facts(source, declared, artifact)["missing_identity"]

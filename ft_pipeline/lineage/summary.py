@@ -25,7 +25,7 @@ def summarize(chain: Chain, artifact: Artifact) -> str:
     behind = collect_links(records, link)
     recipe = "" if chain.name == chain.default_chain.name else f" --recipe {chain.name}"
     lines = ["| what | |", "|---|---|", f"| recipe | `{chain.name}` |"]
-    lines += [f"| {what} | {value} |" for what, value in _describe_behind(store, behind)]
+    lines += [f"| {what} | {value} |" for what, value in _describe_behind(store, behind, link)]
     lines += [f"| rows | {rows} |" for rows in _count_rows(records, link)]
     lines += [f"| {what} | {value} |" for what, value in _describe_own(link)]
     if (artifact.path / RECEIPT_FILE).is_file():
@@ -46,9 +46,11 @@ def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
     return {name: _as_tag(value) for name, value in tags.items()}
 
 
-def _describe_behind(store: Store, behind: dict[str, Link]) -> Iterator[tuple[str, str]]:
+def _describe_behind(
+    store: Store, behind: dict[str, Link], link: Link
+) -> Iterator[tuple[str, str]]:
     for name in MODELS:
-        if name in behind:
+        if name in behind and behind[name] is not link:
             revision = behind[name].revision
             at = f" at `{revision}`" if revision else ""
             yield name.replace("_", " "), f"{_name_model(store, behind[name])}{at}"

@@ -299,7 +299,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         kept = f"The checkpoint {last} is kept" if last else "No checkpoint was written before it"
         return (
             f"training stopped at step {self.watch.progress.step}: {fault}. Examples of this step: "
-            f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show` prints examples). "
+            f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show --id ID` prints one). "
             f"{kept}. Look at these examples, lower training.learning_rate, or raise "
             "training.warmup_steps."
         )

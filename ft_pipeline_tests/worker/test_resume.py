@@ -30,6 +30,8 @@ pytestmark = pytest.mark.slow
 STEPS = {"max_steps": 30, "gradient_accumulation": 4, "save_steps": 4, "schedule": "linear"}
 DROPOUT = {"lora": {"r": 4, "alpha": 8, "dropout": 0.05}}
 WATCHED = {"eval_steps": 4, "best_checkpoint": True, "logging_steps": 3}
+# Its validation loss soon goes up for once.
+OVER_SOON = {"schedule": "constant", "learning_rate": 0.05, "early_stopping": 1}
 KILLED: dict[str, dict[str, Any]] = {
     "grouped, dropout": {"batching": "grouped", **DROPOUT},
     "NF4, evaluated meanwhile": {"method": "qlora", **DROPOUT, **WATCHED},
@@ -40,7 +42,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "packed, dropout": {"batching": "packed", **DROPOUT},
     "full": {"method": "full", "learning_rate": 1e-3, "max_grad_norm": 1.0},
     "bottleneck": {"method": "bottleneck", "batching": "grouped"},
-    "early stopping": {"learning_rate": 0.5, "early_stopping": 3, **WATCHED},
+    "early stopping": {**OVER_SOON, **WATCHED},
 }
 
 
@@ -92,6 +94,7 @@ def test_a_training_that_left_ends_as_an_undisturbed_one(
             train_here(config)
     again = train_here(config)
     assert again.report["resumed_from_step"] >= 14
+    assert (whole.report["steps"] < 30) == (case == "early stopping")
     assert_equal(again, whole)
 
 
@@ -170,7 +173,7 @@ def test_a_checkpoint_without_its_marker_is_not_used(
 def test_a_training_that_stopped_early_is_not_begun_anew_where_it_was_not_published(
     inputs: WorkerInputs, tmp_path: Path
 ) -> None:
-    settings = STEPS | {"learning_rate": 0.5, "early_stopping": 2, "eval_steps": 4}
+    settings = STEPS | OVER_SOON | {"eval_steps": 1, "save_steps": 1}
     config = write_task(inputs, tmp_path, **settings)
     stopped = train_here(config)
     again = train_here(config)
