@@ -78,6 +78,22 @@ class TinyProject:
             check=False,
         )
 
+    def start(self, *command: str, log: Path, **extra_env: str) -> "subprocess.Popen[str]":
+        """Start a command in a session of its own, as in a terminal; its output goes to `log`.
+
+        A signal to the command is not one to its worker.
+        """
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self.environment | extra_env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
     def build(self, *arguments: str, **extra_env: str) -> dict[str, str]:
         """`ft-pipeline run --json`; return `built` or `reused` by asset. Fails where it fails."""
         done = self.run("ft-pipeline", "run", "--json", *arguments, **extra_env)

@@ -57,6 +57,23 @@ def processes_of(project: TinyProject, mark: str = "") -> list[psutil.Process]:
     return found
 
 
+def is_training(project: TinyProject) -> bool:
+    """Say whether a training has logged a step and not yet published its model."""
+    return bool(list(project.store.rglob("*.draft-*/meta/metrics.jsonl")))
+
+
+@contextmanager
+def halted_training(project: TinyProject) -> Iterator[None]:
+    """Wait for a training and halt it: what happens inside comes during it on any machine."""
+    wait_until(lambda: is_training(project), "the training")
+    (worker,) = processes_of(project, "ft_pipeline.worker train")
+    worker.suspend()
+    try:
+        yield
+    finally:
+        worker.resume()
+
+
 @dataclass(frozen=True)
 class Server:
     """A running `dagster dev`."""

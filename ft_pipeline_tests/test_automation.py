@@ -14,6 +14,8 @@ from ft_pipeline_tests.server import (
     REPOSITORY,
     Server,
     dagster_dev,
+    halted_training,
+    is_training,
     processes_of,
     wait_until,
 )
@@ -97,10 +99,6 @@ def slow_down(project: TinyProject, steps: int = 60) -> None:
     project.edit_recipe(lambda data: data["training"].update(max_steps=steps))
 
 
-def is_training(project: TinyProject) -> bool:
-    return bool(list(project.store.rglob("*.draft-*/meta/metrics.jsonl")))
-
-
 # What new questions of the training side rebuild; the validation side stays as it was.
 REBUILT = (
     *("raw_trivia", "prompt_completions", "train_set", "train_tokens", "finetuned_model"),
@@ -120,12 +118,11 @@ def test_new_data_starts_one_run_and_what_comes_during_a_training_the_next(
         assert earlier == 1  # the fixture's build: unchanged data starts none
 
         drop(project, "first.csv", "How many hills has Rome?", "How many days has a week?")
-        wait_until(lambda: is_training(project), "the training")
-        drop(project, "second.csv", "How many colours has a rainbow?")
-        wait_until(
-            lambda: any(run["status"] == "QUEUED" for run in runs_of(server)), "the second run"
-        )
-        assert is_training(project)
+        with halted_training(project):
+            drop(project, "second.csv", "How many colours has a rainbow?")
+            wait_until(
+                lambda: any(run["status"] == "QUEUED" for run in runs_of(server)), "the second run"
+            )
         first, second = wait_for_runs(server, earlier + 2)[earlier:]
         wait_for_looks(server, 3)
         assert len(runs_of(server)) == earlier + 2
@@ -149,10 +146,11 @@ def test_a_run_from_a_shell_beside_the_daemons_builds_nothing_twice(project: Tin
     with dagster_dev(project) as server:
         wait_for_looks(server, 1)
         drop(project, "first.csv", "How many hills has Rome?", "How many days has a week?")
-        wait_until(lambda: is_training(project), "the training")
-        beside = project.run("ft-pipeline", "run")
-        assert beside.returncode == 0, beside.stderr
-        assert "· waiting: " in beside.stderr
+        log = project.root / "beside.log"
+        with halted_training(project):
+            beside = project.start("ft-pipeline", "run", log=log)
+            wait_until(lambda: "· waiting: " in log.read_text("utf-8"), "the shell's run")
+        assert beside.wait(timeout=300) == 0, log.read_text("utf-8")
         runs = wait_for_runs(server, 3)  # the fixture's build, the daemon's, and the shell's
         assert len(runs) == 3
     built = count_built(project) - before

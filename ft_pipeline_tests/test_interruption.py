@@ -35,17 +35,8 @@ def training_steps(project: TinyProject) -> int:
     return len(read_jsonl(files[0])) if files else 0
 
 
-def start(project: TinyProject) -> "subprocess.Popen[bytes]":
-    # A session of its own, as in a terminal: a signal to the command is not one to its worker.
-    log = (project.root / "command.log").open("wb")
-    return subprocess.Popen(
-        COMMAND,
-        cwd=project.root,
-        env=project.environment | LONG,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def start(project: TinyProject) -> "subprocess.Popen[str]":
+    return project.start(*COMMAND, log=project.root / "command.log", **LONG)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

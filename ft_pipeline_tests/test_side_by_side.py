@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline_tests.conftest import TinyProject
-from ft_pipeline_tests.server import processes_of, wait_until
+from ft_pipeline_tests.server import halted_training, processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -84,26 +84,16 @@ def test_dagsters_own_command_starts_three_times_on_a_fresh_checkout(
 
 
 def test_who_does_not_want_to_wait_for_the_gpu_is_told_who_has_it(project: TinyProject) -> None:
-    long = {"FT_OVERRIDES": "training.max_steps=200"}
-    owner = subprocess.Popen(
-        ["ft-pipeline", "run", "--to", "finetuned_model"],
-        cwd=project.root,
-        env=project.environment | long,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+    command = ("ft-pipeline", "run", "--to", "finetuned_model")
+    owner = project.start(
+        *command, log=project.root / "owner.log", FT_OVERRIDES="training.max_steps=60"
     )
-    try:
-        wait_until(lambda: processes_of(project, "ft_pipeline.worker train"), "the training")
-        command = ("ft-pipeline", "run", "--to", "finetuned_model", "--no-wait")
-        refused = project.run(*command, FT_OVERRIDES="training.max_steps=3")
+    with halted_training(project):
+        refused = project.run(*command, "--no-wait", FT_OVERRIDES="training.max_steps=3")
         assert refused.returncode == 1
         said = " ".join(refused.stderr.split())
         assert re.search(r"the gpu is in use by run \w{8} \(finetuned_model\), and --no-wait", said)
-        assert owner.poll() is None
-    finally:
-        owner.terminate()
-        owner.wait(timeout=60)
-    wait_until(lambda: not processes_of(project), "the end")
+    assert owner.wait(timeout=300) == 0
 
 
 def test_two_whole_chains_at_once_build_each_asset_once(
