@@ -9,12 +9,10 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_versions
 from ft_pipeline.errors import PipelineError, suggest
-from ft_pipeline.forget import read_forgotten
 from ft_pipeline.pins import Pins
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import (
@@ -28,10 +26,9 @@ from ft_pipeline.recipe import (
 from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.revisions import read_revision
 from ft_pipeline.rules import RAW, RULES, Rule
+from ft_pipeline.side_files import hash_local_model, hash_side_files
 from ft_pipeline.sources.catalog import AnySource, load_sources
-from ft_pipeline.sources.files import list_local_files
 from ft_pipeline.sources.upstream import describe_reading, describe_request
-from ft_pipeline.stamps import hash_files
 from ft_pipeline.store import DamagedArtifact, Store
 
 
@@ -64,19 +61,7 @@ class Request:
     inputs: dict[str, Artifact]
 
 
-@dataclass(frozen=True)
-class Step:
-    """One line of a plan.
-
-    `fresh` (here or in the remote), `stale` (it would be rebuilt), `failed`, `damaged`, or
-    `unreachable` (it is not here, and the remote could not be asked).
-    """
-
-    name: str
-    asset: str
-    state: str
-    why: tuple[str, ...]
-    artifact: Artifact | None
+Known = dict[str, Artifact | None]  # what was looked up, by name
 
 
 class Chain:
@@ -201,12 +186,60 @@ class Chain:
         """Code version for Dagster: the rule's number and the settings, so that both show."""
         return f"{self.rule(name).code_version}-{hash_json(self.settings(name))[:8]}"
 
-    def request(self, name: str) -> Request:
+    def request(self, name: str, known: Known | None = None) -> Request:
         """Look up all inputs of an asset, pulling none, and say what it would be made of.
 
-        Raises MissingInputs, naming each missing input and the command that builds it.
+        `known` keeps what was found, for the next asset's look. Raises MissingInputs, naming each
+        missing input and the command that builds it.
         """
-        return self._request(name, {})
+        known = {} if known is None else known
+        inputs: dict[str, Artifact] = {}
+        missing: list[str] = []
+        failed: list[str] = []
+        unreadable: list[str] = []
+        for given in self.inputs(name):
+            try:
+                found = self.peek(given, known)
+            except MissingInputs as error:
+                failed += error.failed_checks
+                unreadable += error.unreadable
+                found = None
+            if found is None:
+                missing.append(
+                    f"{self.asset(given)} is not in the store as this recipe asks for it"
+                )
+                continue
+            inputs[given] = found
+            failed += [
+                f"{self.asset(given)} failed its blocking check {check.name}: {check.message}"
+                for check in found.failed_checks
+            ]
+        if missing or failed:
+            failed = list(dict.fromkeys(failed))
+            raise MissingInputs(
+                self._explain_missing(name, failed + missing), tuple(failed), tuple(unreadable)
+            )
+        rule = self.rule(name)
+        watched = rule.watched(self.recipe)
+        ingredients = Ingredients(
+            code_version=rule.code_version,
+            settings=self.settings(name) | self._revision(name),
+            inputs={n: a.data_version for n, a in inputs.items() if n not in watched},
+            libraries=library_versions(rule.libraries),
+        )
+        return Request(self.asset(name), ingredients, inputs)
+
+    def peek(self, name: str, known: Known | None = None) -> Artifact | None:
+        """Return the artifact that this recipe asks for, its files perhaps only in the remote.
+
+        `known` keeps what was found. Raises MissingInputs, RemoteError or DamagedArtifact.
+        """
+        known = {} if known is None else known
+        if name not in known:
+            request = self.request(name, known)
+            with self._remedy(name):
+                known[name] = self.store.peek(request.asset, request.ingredients.fingerprint)
+        return known[name]
 
     def find(self, name: str) -> Artifact | None:
         """Return the artifact that this recipe asks for, or None where something is missing.
@@ -214,7 +247,7 @@ class Chain:
         It is pulled where only the remote has it. Raises DamagedArtifact where it is damaged.
         """
         try:
-            found = self._find(name, {})
+            found = self.peek(name)
         except MissingInputs:
             return None
         return found and self.fetch(name, found)
@@ -222,7 +255,7 @@ class Chain:
     def find_here(self, name: str) -> Artifact | None:
         """Return what `find` returns, or None where that would have to be pulled first."""
         try:
-            found = self._find(name, {})
+            found = self.peek(name)
         except MissingInputs:
             return None
         return found if found and self.store.holds(found) else None
@@ -261,90 +294,6 @@ class Chain:
                 f"--force {name}"
             ) from error
 
-    def plan(self, target: str | None = None) -> list[Step]:
-        """Say for each asset (up to `target`) whether it is fresh, and why not."""
-        names = self.upstream(target) if target else self.names
-        steps: dict[str, Step] = {}
-        known: dict[str, Artifact | None] = {}
-        for name in names:
-            steps[name] = self._step(name, steps, known)
-        return list(steps.values())
-
-    def _request(self, name: str, known: dict[str, Artifact | None]) -> Request:
-        inputs: dict[str, Artifact] = {}
-        missing: list[str] = []
-        failed: list[str] = []
-        unreadable: list[str] = []
-        for given in self.inputs(name):
-            try:
-                found = self._find(given, known)
-            except MissingInputs as error:
-                failed += error.failed_checks
-                unreadable += error.unreadable
-                found = None
-            if found is None:
-                missing.append(
-                    f"{self.asset(given)} is not in the store as this recipe asks for it"
-                )
-                continue
-            inputs[given] = found
-            failed += [
-                f"{self.asset(given)} failed its blocking check {check.name}: {check.message}"
-                for check in found.failed_checks
-            ]
-        if missing or failed:
-            failed = list(dict.fromkeys(failed))
-            raise MissingInputs(
-                self._explain_missing(name, failed + missing), tuple(failed), tuple(unreadable)
-            )
-        rule = self.rule(name)
-        watched = rule.watched(self.recipe)
-        ingredients = Ingredients(
-            code_version=rule.code_version,
-            settings=self.settings(name) | self._revision(name),
-            inputs={n: a.data_version for n, a in inputs.items() if n not in watched},
-            libraries=library_versions(rule.libraries),
-        )
-        return Request(self.asset(name), ingredients, inputs)
-
-    def _find(self, name: str, known: dict[str, Artifact | None]) -> Artifact | None:
-        if name not in known:
-            request = self._request(name, known)
-            with self._remedy(name):
-                known[name] = self.store.peek(request.asset, request.ingredients.fingerprint)
-        return known[name]
-
-    def _step(self, name: str, steps: dict[str, Step], known: dict[str, Artifact | None]) -> Step:
-        asset = self.asset(name)
-        waiting = [given for given in self.inputs(name) if steps[given].state != "fresh"]
-        if waiting:
-            return Step(name, asset, "stale", tuple(f"follows {i}" for i in waiting), None)
-        try:
-            artifact = self._find(name, known)
-            wanted = self._request(name, known).ingredients
-        except DamagedArtifact as error:
-            return Step(name, asset, "damaged", (str(error),), None)
-        except RemoteError as error:
-            return Step(name, asset, "unreachable", (str(error),), None)
-        except MissingInputs as error:
-            return Step(name, asset, "stale", (str(error),), None)
-        if artifact is None:
-            return Step(name, asset, "stale", self._reasons(asset, wanted), None)
-        failed = artifact.failed_checks
-        if failed:
-            why = tuple(f"blocking check {c.name} failed: {c.message}" for c in failed)
-            return Step(name, asset, "failed", why, artifact)
-        why = () if self.store.holds(artifact) else ("in the remote; pulled by the next run",)
-        return Step(name, asset, "fresh", why, artifact)
-
-    def _reasons(self, asset: str, wanted: Ingredients) -> tuple[str, ...]:
-        """Compare with the stored artifact that is nearest to what is wanted."""
-        stored = self.store.manifests(asset)
-        if not stored:
-            return ("never built",)
-        differences = [tuple(wanted.differences(manifest.ingredients)) for manifest in stored]
-        return min(differences, key=len) or ("its manifest was removed or is not valid",)
-
     def _revision(self, name: str) -> dict[str, Any]:
         """What is asked for beyond the declared settings: the revision of outside content."""
         if self.pins is None:
@@ -353,8 +302,8 @@ class Chain:
 
     def _look_up(self, name: str) -> dict[str, Any]:
         if name in ("base_model", "teacher_model", "student_model"):
-            path = self._local_model(name)
-            return {"revision": self._hash_local_model(name, path)} if path else {}
+            path, asset = self._local_model(name), self.asset(name)
+            return {"revision": hash_local_model(self.project, asset, path)} if path else {}
         if name == "prompt_completions":
             return self.hash_side_files()
         if self.rule(name) is not RAW:
@@ -374,37 +323,14 @@ class Chain:
             )
         return {"revision": revision}
 
-    @property
-    def held_out(self) -> dict[str, Path]:
-        """The held-out files of the recipe by their declared names. Raises PipelineError."""
-        files = {name: self.project.root / name for name in self.recipe.examples.held_out}
-        for file in files.values():
-            if not file.is_file():
-                raise PipelineError(
-                    f"examples.held_out: {file} does not exist. Expected a file with test "
-                    f"questions; paths are relative to {self.project.root}."
-                )
-        return files
-
     def hash_side_files(self) -> dict[str, Any]:
         """What decides the examples beside recipe and sources: held-out and forgotten rows."""
-        forgotten, held_out = read_forgotten(self.project.root), self.held_out
-        found: dict[str, Any] = {"forgotten": hash_json(forgotten)} if forgotten else {}
-        if held_out:
-            stamps = self.project.store / "upstream" / f"{self.name}.held_out.stamp.json"
-            found["held_out"] = hash_files(held_out, stamps)
-        return found
+        return hash_side_files(self.project, self.name, self.recipe)
 
     def _local_model(self, name: str) -> str | None:
         distillation = self.recipe.distillation
         pruned = distillation is not None and distillation.student.prune is not None
         return None if name == "student_model" and pruned else self.model_choice(name).path
-
-    def _hash_local_model(self, name: str, path: str) -> str:
-        files = list_local_files(path, self.project.root)
-        stamp = f"{self.asset(name).replace('/', '.')}.stamp.json"
-        stamps = self.project.store / "upstream" / stamp
-        return hash_json(hash_files(files, stamps))
 
     def _explain_missing(self, name: str, problems: list[str]) -> str:
         asset = self.asset(name)

@@ -14,6 +14,7 @@ from ft_pipeline import console, lineage_console
 from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
 from ft_pipeline.data_commands import data_app
 from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.plan import make_plan
 from ft_pipeline.project import DEFAULT_RECIPE, find_project
 from ft_pipeline.recipe import Recipe, check_recipe_name, parse_recipe
 from ft_pipeline.rules import TRAINED_ASSETS
@@ -67,7 +68,7 @@ def run(
     if dry_run:
         from ft_pipeline.estimate import estimate_chain
 
-        steps = chain.plan(to)
+        steps = make_plan(chain, to)
         console.show_plan(steps, as_json, forced=tuple(force or ()))
         if not as_json:  # which is the plan alone
             for name in TRAINED_ASSETS:
@@ -94,7 +95,7 @@ def status(
     recipe: RecipeOption = DEFAULT_RECIPE, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Show each asset: fresh or stale and why, when it was built, how big it is."""
-    console.show_status(load(recipe, overrides).plan(), as_json)
+    console.show_status(make_plan(load(recipe, overrides)), as_json)
 
 
 @app.command()

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ft_pipeline.artifacts import Artifact
-from ft_pipeline.chain import Chain, Step
+from ft_pipeline.chain import Chain
 from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.plan import Step, make_plan
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.store import Store
 
@@ -120,7 +121,7 @@ def show_status(steps: Sequence[Step], as_json: bool) -> None:
 
 def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: bool) -> None:
     """Print the closing table of a run, answers before and after, and where to look next."""
-    steps = chain.plan(target)
+    steps = make_plan(chain, target)
     if as_json:
         records = [_outcome_record(step, outcome) for step in steps]
         print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from ft_pipeline.artifacts import CheckResult
 from ft_pipeline.chain import Chain, MissingInputs, load_chain, load_chains
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.plan import make_plan
 from ft_pipeline.project import Project
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.rules import RULES
@@ -589,7 +590,7 @@ def test_the_plan_says_what_is_fresh_and_why_the_rest_is_not(project: Project) -
     chain = load_chain(project, "quiz", {})
     build_raw(chain, "raw_trivia")
     build_raw(chain, "raw_cot", failing(blocking=True))
-    plan = {step.name: step for step in chain.plan("train_set")}
+    plan = {step.name: step for step in make_plan(chain, "train_set")}
     assert {name: step.state for name, step in plan.items()} == {
         "raw_trivia": "fresh",
         "raw_cot": "failed",
@@ -608,7 +609,7 @@ def test_the_plan_names_the_setting_that_changed(project: Project) -> None:
         (project.root / name / "config.json").write_text("{}", encoding="utf-8")
     build_raw(before, "base_model")
     after = load_chain(project, "quiz", {"quiz": ("base_model={path: other}",)})
-    (step,) = after.plan("base_model")
+    (step,) = make_plan(after, "base_model")
     assert step.state == "stale"
     assert step.why == ("setting base_model.path: model → other",)
 

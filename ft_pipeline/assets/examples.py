@@ -42,6 +42,7 @@ from ft_pipeline.examples.split import Side
 from ft_pipeline.examples.text import count_control_tokens
 from ft_pipeline.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.jsonl import iterate_jsonl
+from ft_pipeline.side_files import find_held_out
 from ft_pipeline.store import Draft
 
 SIDE_FILES = ("forgotten", "held_out")
@@ -72,7 +73,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
             chain.recipe.examples,
             sources,
             draft.path,
-            held_out=chain.held_out,
+            held_out=find_held_out(chain.project, chain.recipe),
             forgotten=read_forgotten(chain.project.root),
             row_cache=chain.project.store / "rows",
         )
@@ -264,7 +265,8 @@ def _held_out_check(chain: Chain) -> Check:
     def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         if not examples.held_out or threshold is None:
             return Verdict(True, "the recipe names no held-out file")
-        questions = [q for name, path in chain.held_out.items() for q in read_questions(name, path)]
+        files = find_held_out(chain.project, chain.recipe)
+        questions = [q for name, path in files.items() for q in read_questions(name, path)]
         near = find_near_questions(artifact.path / ROWS_FILE, threshold, questions)
         message = f"{len(near)} questions near one of {len(questions)} held-out ones"
         return Verdict(not near, message)

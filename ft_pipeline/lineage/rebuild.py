@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import META, Artifact, Ingredients, library_versions
-from ft_pipeline.chain import Chain, Request, load_other
+from ft_pipeline.artifacts import META, Ingredients, library_versions
+from ft_pipeline.chain import Chain, Known, Request, load_other
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
@@ -91,10 +91,10 @@ class RecordedChain(Chain):
             found += [f"{name}: {what}" for what in today.differences(link.ingredients)]
         return found
 
-    def _request(self, name: str, known: dict[str, Artifact | None]) -> Request:
+    def request(self, name: str, known: Known | None = None) -> Request:
         link = self.origins.get(name)
         if link is None or link.ingredients is None:
-            return super()._request(name, known)
+            return super().request(name, known)
         return Request(link.asset, link.ingredients, {})
 
 

@@ -30,6 +30,7 @@ from ft_pipeline.examples.database import quote
 from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
+from ft_pipeline.plan import make_plan
 from ft_pipeline.project import DEFAULT_RECIPE
 from ft_pipeline.recipe import list_recipes
 from ft_pipeline.rules import MODEL_ASSETS
@@ -139,7 +140,7 @@ def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[tuple[str, str
             asked = chain if name == chain.name else load_other(chain, name)
             found |= {
                 (step.asset, step.artifact.manifest.fingerprint)
-                for step in asked.plan()
+                for step in make_plan(asked)
                 if step.artifact is not None
             }
     return found
