@@ -53,6 +53,7 @@ format: setup
 
 schema: setup
 	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
+	$(BIN)/ft-pipeline recipe settings > docs/settings.md
 
 # After a change of code that an asset's work uses: raise its code_version in rules.py if its result
 # changes; then this records the decision (docs/architecture.md).

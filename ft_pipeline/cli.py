@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +10,12 @@ from typing import Annotated
 import typer
 
 from ft_pipeline import console, lineage_console
-from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
+from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load, require_recipe
 from ft_pipeline.data_commands import data_app
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.plan import make_plan
 from ft_pipeline.project import DEFAULT_RECIPE, find_project
-from ft_pipeline.recipe import Recipe, check_recipe_name, parse_recipe
+from ft_pipeline.recipe import Recipe, check_recipe_name, copy_recipe, parse_recipe
 from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.settings import read_yaml
 from ft_pipeline.sources.catalog import load_sources
@@ -185,19 +184,30 @@ def print_schema() -> None:
     sys.stdout.write(json.dumps(Recipe.model_json_schema(), indent=1) + "\n")
 
 
+@recipe_app.command("settings")
+def print_settings() -> None:
+    """Print every setting of recipes and sources in Markdown (docs/settings.md)."""
+    from ft_pipeline.settings_page import write_page
+
+    sys.stdout.write(write_page())
+
+
 @recipe_app.command("new")
 def new_recipe(
     name: Annotated[str, typer.Argument(help="Name of the new recipe; prefix of its assets.")],
+    original: Annotated[
+        str, typer.Option("--from", help="The recipe to copy: quiz_llama32_3b for a GPU, say.")
+    ] = DEFAULT_RECIPE,
 ) -> None:
-    """Create recipes/NAME.yaml, a copy of the default recipe to edit."""
+    """Create recipes/NAME.yaml, a copy of a recipe to edit; it does not run by itself yet."""
     project = find_project()
     check_recipe_name(name)
+    require_recipe(project, original)
     target = project.recipe_file(name)
     if target.exists():
         raise PipelineError(f"{target} exists already. Choose another name, or edit that file.")
-    text = project.recipe_file(DEFAULT_RECIPE).read_text(encoding="utf-8")
-    text = re.sub(r"^description:.*$", f"description: {name}", text, count=1, flags=re.MULTILINE)
-    target.write_text(text, encoding="utf-8")
+    text = project.recipe_file(original).read_text(encoding="utf-8")
+    target.write_text(copy_recipe(text, name, original), encoding="utf-8")
     console.say(f"{target} written. Edit it, then: ft-pipeline run --recipe {name} --dry-run")
 
 

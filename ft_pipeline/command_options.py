@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.chain import Chain, load_chain, load_chains
 from ft_pipeline.errors import PipelineError, suggest
 from ft_pipeline.project import Project, find_project
-from ft_pipeline.recipe import list_recipes, split_overrides
+from ft_pipeline.recipe import list_recipes, read_overrides, split_overrides
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Recipe, a file of recipes/ without .yaml.")
@@ -29,6 +29,11 @@ def load(name: str, overrides: list[str] | None) -> Chain:
     merged = " ".join([os.environ.get("FT_OVERRIDES", ""), *words]).strip()
     os.environ["FT_OVERRIDES"] = merged
     return load_chain(project, name, split_overrides(merged))
+
+
+def load_all() -> list[Chain]:
+    """Load the chains of all recipes with FT_OVERRIDES, the default first."""
+    return load_chains(find_project(), read_overrides())
 
 
 def require_recipe(project: Project, name: str) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ft_pipeline import console, data_console, lineage_console
-from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load
-from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.command_options import JsonOption, RecipeOption, SetOption, load, load_all
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.project import DEFAULT_RECIPE
 
 data_app = typer.Typer()
@@ -102,39 +102,28 @@ def forget(
     match: Annotated[str, typer.Option("--match", help="Text that a row holds, in any case.")],
     source: Annotated[str | None, typer.Option("--source", help="Search this source only.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write the rows to data/forget.txt.")] = False,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="What this recipe reads only; default: all recipes."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find rows by their text; with --yes, leave them out of every build from now on."""
-    from ft_pipeline.examples.search import find_rows
     from ft_pipeline.forget import FORGET_FILE, add_forgotten
+    from ft_pipeline.row_search import search_rows
 
-    chain = load(recipe, None)
-    read = [given.source for given in chain.recipe.examples.inputs]
-    if source is not None and source not in read:
-        raise PipelineError(
-            f"forget --source {source}: recipe {chain.name} does not read it. It reads "
-            f"{', '.join(read)}.{suggest(source, read)}"
-        )
     if not match.strip():
         raise PipelineError("forget: --match is empty; it would match every row.")
-    found = []
-    for given in chain.recipe.examples.inputs:
-        if source in (None, given.source):
-            raw = chain.find(f"raw_{given.source}")
-            if raw is None:
-                raise PipelineError(
-                    f"raw_{given.source} is not in the store. Build it: ft-pipeline run --recipe "
-                    f"{recipe} --to raw_{given.source}"
-                )
-            declared = chain.sources[given.source]
-            found += find_rows(given.source, declared, given.parser, raw.content, match)
+    chains = load_all() if recipe is None else [load(recipe, None)]
+    found, unsearched = search_rows(chains, match, source)
     data_console.show_found_rows(found, as_json)
+    if unsearched:
+        console.note(f"not searched, as the store does not have them: {', '.join(unsearched)}")
     if yes and found:
-        added = add_forgotten(chain.project.root, [row["row_id"] for row in found], match)
-        console.say(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
+        added = add_forgotten(chains[0].project.root, [row["row_id"] for row in found])
+        console.note(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
         if not as_json:
-            lineage_console.show_forgotten(chain)
+            lineage_console.show_forgotten(chains[0])
     elif found and not as_json:
         console.say(f"Nothing written. With --yes they go to {FORGET_FILE}.")
 

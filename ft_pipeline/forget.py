@@ -7,6 +7,7 @@ One row_id a line, anything behind it is a comment:
 
 import re
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 
 from ft_pipeline.errors import PipelineError
@@ -35,8 +36,11 @@ def read_forgotten(root: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def add_forgotten(root: Path, row_ids: Iterable[str], comment: str) -> int:
-    """Append row ids that are not there yet, with a comment; return their number."""
+def add_forgotten(root: Path, row_ids: Iterable[str]) -> int:
+    """Append row ids that are not there yet, with the day; return their number.
+
+    Nothing of the rows is written: the file lies in the repository.
+    """
     file = root / FORGET_FILE
     known = set(read_forgotten(root))
     new = [row_id for row_id in dict.fromkeys(row_ids) if row_id not in known]
@@ -44,6 +48,6 @@ def add_forgotten(root: Path, row_ids: Iterable[str], comment: str) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         text += "\n" if text and not text.endswith("\n") else ""
-        shown = " ".join(comment.split())
-        file.write_text(text + "".join(f"{r}  # {shown}\n" for r in new), encoding="utf-8")
+        day = date.today().isoformat()
+        file.write_text(text + "".join(f"{r}  # {day}\n" for r in new), encoding="utf-8")
     return len(new)

@@ -150,6 +150,20 @@ def check_recipe_name(name: str) -> None:
         )
 
 
+def copy_recipe(text: str, name: str, original: str) -> str:
+    """Return a recipe's YAML under another name, without what starts it by itself."""
+    body = re.sub(r"\A(#.*\n|\n)*", "", text + "\n")
+    body = re.sub(
+        r"^description:.*\n( .*\n)*", f"description: {name}\n", body, count=1, flags=re.MULTILINE
+    )
+    body = re.sub(r"(^#.*\n)*^automation:.*\n(( .*)?\n)*", "", body, flags=re.MULTILINE)
+    return (
+        "# yaml-language-server: $schema=schema.json\n#\n"
+        f"# A copy of {original}.yaml. It runs when it is asked to; with a section `automation:`\n"
+        f"# also by itself (docs/automation.md).\n\n{body.rstrip()}\n"
+    )
+
+
 def read_overrides() -> dict[str, tuple[str, ...]]:
     """Return the overrides in FT_OVERRIDES, by recipe."""
     return split_overrides(os.environ.get("FT_OVERRIDES", ""))

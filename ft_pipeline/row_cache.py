@@ -54,6 +54,11 @@ class RowCache:
                 logger.warning("%s: damaged, its rows are computed again (%s)", shard, error)
         return found
 
+    def clear(self) -> None:
+        """Remove all shards; what was mapped of them stays readable. The caller holds the lock."""
+        for shard in self.folder.glob("[0-9]*"):
+            shutil.rmtree(shard)
+
     def append(self, tables: Mapping[str, pa.Table]) -> None:
         """Add a shard. The caller holds the lock."""
         draft = self.folder / f".draft-{uuid.uuid4().hex[:8]}"

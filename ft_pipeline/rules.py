@@ -203,7 +203,7 @@ RULES: dict[str, Rule] = {
     ),
     "finetuned_model": Rule(
         "training",
-        "3",
+        "4",
         ("train_tokens", "base_model"),
         lambda recipe: {"training": _training(recipe.training)},
         TRAINING_WORK,
@@ -246,7 +246,7 @@ RULES: dict[str, Rule] = {
     ),
     "distilled_model": Rule(
         "distillation",
-        "1",
+        "2",
         ("student_model", "train_tokens"),
         _distilled,
         (*TRAINING_WORK, "ft_pipeline.worker.distillation"),
@@ -257,8 +257,8 @@ RULES: dict[str, Rule] = {
     ),
     "ce_model": Rule(
         "distillation",
-        "1",
-        ("student_model", "train_tokens"),
+        "2",
+        ("student_model", "train_tokens", "base_model"),
         lambda recipe: {"training": _training(_distillation(recipe).training)},
         TRAINING_WORK,
         (*TORCH_STACK, "trl"),
@@ -268,7 +268,7 @@ RULES: dict[str, Rule] = {
     ),
     "base_evaluation": Rule(
         "evaluation",
-        "2",
+        "3",
         ("val_set", "val_tokens", "base_model"),
         _evaluated_base,
         ("ft_pipeline.worker.evaluate",),
@@ -276,7 +276,7 @@ RULES: dict[str, Rule] = {
     ),
     "finetuned_evaluation": Rule(
         "evaluation",
-        "2",
+        "3",
         ("val_set", "val_tokens", "base_model", "finetuned_model"),
         _evaluated_base,
         ("ft_pipeline.worker.evaluate",),
@@ -285,7 +285,7 @@ RULES: dict[str, Rule] = {
     **{
         name: Rule(
             "evaluation",
-            "1",
+            "2",
             ("val_set", "val_tokens", "base_model", "student_model", *trained),
             _evaluated_student,
             ("ft_pipeline.worker.evaluate",),

@@ -68,6 +68,7 @@ class Draft:
     metadata: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=monotonic)
+    forced: bool = False  # by --force: nothing that an earlier try left is used
 
     @property
     def fingerprint(self) -> str:

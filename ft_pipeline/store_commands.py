@@ -5,11 +5,8 @@ from typing import Annotated
 import typer
 
 from ft_pipeline import console
-from ft_pipeline.chain import load_chains
-from ft_pipeline.command_options import JsonOption, require_recipe
+from ft_pipeline.command_options import JsonOption, load_all, require_recipe
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.project import find_project
-from ft_pipeline.recipe import read_overrides
 
 store_app = typer.Typer()
 
@@ -32,10 +29,9 @@ def collect_garbage(
     """List what the store has and no recipe needs, and why the rest stays; with --yes remove it."""
     from ft_pipeline import garbage, purge
 
-    project = find_project()
-    chains = load_chains(project, read_overrides())
+    chains = load_all()
     if recipe is not None:
-        require_recipe(project, recipe)
+        require_recipe(chains[0].project, recipe)
         if forgotten:
             raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
     store = chains[0].store

@@ -85,7 +85,10 @@ class TeacherLogitsTask(Section):
     temperature: float
     log_probs: str
     cache: Path = Field(description="Folder of the row cache.")
-    identity: dict[str, str] = Field(description="Who the teacher is: data versions of its parts.")
+    identity: dict[str, str] = Field(
+        description="Who the teacher is: data versions of its parts, how it is held, code."
+    )
+    afresh: bool = Field(default=False, description="Ask again what the row cache knows.")
     output: Path
 
 
@@ -103,6 +106,11 @@ class TrainTask(Section):
 
     name: ClassVar[str] = "train"
     base_model: Path = Field(description="Artifact of base_model.")
+    tokenizer_of: Path | None = Field(
+        default=None,
+        description="A student's: artifact of the recipe's base_model, whose tokenizer made the "
+        "tokens and is saved with it. Null: that of `base_model`.",
+    )
     train_tokens: Path = Field(description="Artifact of train_tokens.")
     val_tokens: Path | None = Field(
         default=None, description="Artifact of val_tokens, where the recipe evaluates meanwhile."

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ft_pipeline_tests.conftest import TinyProject
+from ft_pipeline.recipe import copy_recipe
+from ft_pipeline_tests.conftest import ROOT, TinyProject
+
+RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture
@@ -30,6 +34,7 @@ def empty(fresh_project: TinyProject, tmp_path: Path) -> TinyProject:
         (("recipe", "check", "nothing.yaml"), 1, "nothing.yaml: no such file"),
         (("recipe", "new", "Bad-Name"), 1, "recipe name `Bad-Name`"),
         (("recipe", "new", "quiz"), 1, "exists already"),
+        (("recipe", "new", "mine", "--from", "quizz"), 1, "Did you mean `quiz`?"),
         (("run", "--nonsense"), 2, "No such option: --nonsense"),
         (("nonsense",), 2, "No such command 'nonsense'"),
         (("recipe", "check"), 2, "Missing argument"),
@@ -60,6 +65,20 @@ def test_new_recipe_validates_and_builds_under_its_name(empty: TinyProject) -> N
     assets = [step["asset"] for step in plan]
     assert "mine/finetuned_model" in assets
     assert "raw_trivia" in assets
+
+
+@pytest.mark.parametrize("original", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
+def test_a_copied_recipe_has_all_but_what_starts_it_by_itself(original: str) -> None:
+    text = (RECIPES / f"{original}.yaml").read_text(encoding="utf-8")
+    expected = yaml.safe_load(text) | {"description": "mine"}
+    expected.pop("automation", None)
+    assert yaml.safe_load(copy_recipe(text, "mine", original)) == expected
+
+
+def test_a_recipe_copied_from_any_style_does_not_run_by_itself() -> None:
+    text = "description: >\n  a\n  b\nautomation: {paused: false,\n  on_new_data: true}\ntokens: {}"
+    copied = copy_recipe(text, "mine", "a")
+    assert yaml.safe_load(copied) == {"description": "mine", "tokens": {}}
 
 
 def test_schema_is_json(fresh_project: TinyProject) -> None:

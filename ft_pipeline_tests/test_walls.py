@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.settings_page import write_page
 from ft_pipeline_tests.conftest import ROOT, TinyProject
 
 PACKAGE = ROOT / "ft_pipeline"
@@ -100,6 +101,10 @@ def test_workspace_and_dg_name_the_same_definitions() -> None:
 def test_shipped_schema_is_the_one_that_is_printed() -> None:
     shipped = json.loads((ROOT / "recipes" / "schema.json").read_text(encoding="utf-8"))
     assert shipped == Recipe.model_json_schema()
+
+
+def test_the_page_of_settings_is_the_one_that_is_printed() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == write_page()
 
 
 def test_every_field_of_a_recipe_has_a_description() -> None:

@@ -168,6 +168,7 @@ def _materialize(
             drafts[name] = stack.enter_context(
                 store.draft(request.asset, request.ingredients, request.inputs)
             )
+            drafts[name].forced = forced
         if drafts:
             logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
             work(context, drafts)

@@ -105,7 +105,9 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
                 **parts,
                 "held_as": f"{teacher.quantization} {teacher.double_quantization}",
                 "code_version": chain.rule(name).code_version,
+                **draft.ingredients.libraries,
             },
+            afresh=draft.forced,
             output=draft.path,
         )
         fill_from_report(draft, run_task(context, chain, task))

@@ -178,7 +178,8 @@ ALL_CHECKS = [
     *EVALUATION_CHECKS,
     Check(
         "distillation_recovers_what_the_student_lacked",
-        "The distilled model makes up for 80 % of the loss between untrained student and teacher.",
+        "The distilled model makes up for 80 % of the loss between untrained student and "
+        "fine-tuned model.",
         _distillation_recovers,
         blocking=False,
     ),

@@ -124,8 +124,10 @@ def define_training_of(
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
         validation = draft.inputs.get("val_tokens")
+        start = chain.trained_from(name)
         task = TrainTask(
-            base_model=draft.inputs[chain.trained_from(name)].path,
+            base_model=draft.inputs[start].path,
+            tokenizer_of=None if start == "base_model" else draft.inputs["base_model"].path,
             train_tokens=draft.inputs["train_tokens"].path,
             val_tokens=validation.path if validation else None,
             settings=settings,

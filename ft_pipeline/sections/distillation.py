@@ -86,7 +86,10 @@ class Distillation(Section):
     teacher: Teacher = Field(default_factory=Teacher, description="The model that teaches.")
     student: Student = Field(description="The model that learns.")
     temperature: float = Field(
-        default=2.0, gt=0, description="T: both distributions are softmax(logits / T)."
+        default=1.0,
+        gt=0,
+        description="T: both distributions are softmax(logits / T). Above 1 the k likeliest words "
+        "hold less of the mass: with stored logits take a larger k (docs/distillation.md).",
     )
     alpha: float = Field(
         default=0.5, ge=0, le=1, description="Share of the data's cross-entropy; the rest is KD."

@@ -125,8 +125,8 @@ class Examples(Section):
     )
     control_tokens: Literal["neutralize", "reject"] = Field(
         default="neutralize",
-        description="What happens to a row whose text holds a token such as <|im_end|> or <think>: "
-        "a blank is put into it, or the row is rejected.",
+        description="What happens to a row whose text holds a token such as `<|im_end|>` or "
+        "`<think>`: a blank is put into it, or the row is rejected.",
     )
     sampling_seed: int = Field(default=42, description="Of `limit` and `weight`.")
 

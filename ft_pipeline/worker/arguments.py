@@ -51,6 +51,7 @@ def make_arguments(settings: Training, rung: Rung, dtype: torch.dtype, scratch: 
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        loss_type="nll",  # the model's own, where ours is not used; trl's leaves out some scaling
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},

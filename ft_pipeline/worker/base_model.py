@@ -249,15 +249,16 @@ def describe(output: Path, base: dict[str, Any]) -> dict[str, Any]:
 
     folder = locate_weights(output)
     config = AutoConfig.from_pretrained(folder)
+    sizes = config.get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(output)
     return {
         "model": base["id"],
         "source": base["source"],
         "revision": base["revision"],
         "architecture": (config.architectures or ["unknown"])[0],
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "vocabulary": config.vocab_size,
+        "layers": sizes.num_hidden_layers,
+        "hidden_size": sizes.hidden_size,
+        "vocabulary": sizes.vocab_size,
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token or "none",
         "chat_template": bool(tokenizer.chat_template),

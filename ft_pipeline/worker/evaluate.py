@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -32,9 +32,11 @@ from ft_pipeline.worker.hardware import (
     choose_device,
     choose_dtype,
     describe_hardware,
+    free_memory,
     peak_memory_mb,
 )
 from ft_pipeline.worker.held import is_whole_model, load_unpacked_base
+from ft_pipeline.worker.losses import find_body_and_head
 from ft_pipeline.worker.models import load_tokenizer, load_whole
 from ft_pipeline.worker.tokens import IGNORED, encode, find_opening, read_tokens, render_prompt
 
@@ -68,6 +70,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         (output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
         dtype = str(choose_dtype(held.precision)).removeprefix("torch.")
         reports[asset] = {"metadata": report, "resolved": {"dtype": dtype, **describe_hardware()}}
+        del subject  # before the next one is loaded
     return reports
 
 
@@ -80,14 +83,18 @@ def _load_each(
         held = evaluated.model
         dtype = choose_dtype(held.precision)
         if held.adapter is not None and is_whole_model(held.adapter):
+            base, loaded = None, None
+            free_memory()
             yield asset, evaluated, load_whole(held.adapter, dtype).eval()
             continue
         alone = held.model_copy(update={"adapter": None})
         if loaded != alone:
-            base = None  # free before the next one comes
+            base, loaded = None, None
+            free_memory()
             base, loaded = load_unpacked_base(alone, dtype), alone
         with adapted(base, held.adapter) as subject:
             yield asset, evaluated, subject
+            del subject
 
 
 @contextmanager
@@ -149,9 +156,9 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     """Return each record's loss in nats, summed over its trained tokens.
 
     `input_ids`: int[batch, length], padded on the right; logits are made for trained positions
-    only, in float32.
+    only, in float32, but for models that scale or cap them behind the head.
     """
-    body, head = _body_and_head(model)
+    states_of, head = _cut(model)
     device = choose_device()
     found: list[dict[str, Any]] = []
     for batch in _batches(records):
@@ -164,9 +171,8 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
             ids[row, :size] = torch.tensor(record["input_ids"])
             labels[row, :size] = torch.tensor(record["labels"])
             mask[row, :size] = 1
-        hidden = body(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        ).last_hidden_state
+        given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        hidden = states_of(**given, use_cache=False)
         for row, record in enumerate(batch):
             targets = labels[row, 1:].to(device)
             trained = targets != IGNORED
@@ -183,9 +189,16 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     return sorted(found, key=lambda record: str(record["example_id"]))
 
 
-def _body_and_head(model: Any) -> tuple[Any, Any]:
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return causal.base_model, causal.get_output_embeddings()
+def _cut(model: Any) -> tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """Return what makes states of tokens and what makes logits of states.
+
+    Where a model changes its logits behind its head, the first makes logits already.
+    """
+    parts = find_body_and_head(model)
+    if parts is None:
+        return lambda **given: model(**given).logits, lambda logits: logits
+    body, head = parts
+    return lambda **given: body(**given).last_hidden_state, head
 
 
 def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

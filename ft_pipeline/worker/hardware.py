@@ -1,5 +1,6 @@
 """What this machine has, and what is chosen for it."""
 
+import gc
 import os
 import resource
 import sys
@@ -54,6 +55,14 @@ def peak_memory_mb() -> float:
         return float(torch.cuda.max_memory_allocated()) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux (getrusage(2))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def free_memory() -> None:
+    """Give back what no name refers to any more, on a GPU too, and begin its peak anew."""
+    gc.collect()
+    if choose_device() == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def describe_hardware() -> dict[str, str | int]:

@@ -11,6 +11,15 @@ import torch
 
 from ft_pipeline.recipe import Training
 
+# What torch, C++ and CUDA's libraries say, in lower case.
+OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -49,8 +58,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is torch's or Python's word for too little memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return "not enough memory" in text or "can't allocate memory" in text or "bad_alloc" in text
+    text = str(error).lower()
+    return any(phrase in text for phrase in OUT_OF_MEMORY)
 
 
 def render_attempts(attempts: list[dict[str, Any]]) -> str:

@@ -1,10 +1,12 @@
 """What is trained: the base with a fresh adapter, or all of it, by one of two back ends.
 
-Both return trainable parameters in fp32. trl rounds adapters on quantized bases to bf16; with bf16
-optimizer states small updates are lost, so the trainer restores them (train.py).
+Both return trainable parameters in fp32, but for the base's own biases on a CPU in bf16. trl rounds
+adapters on quantized bases to bf16; with bf16 optimizer states small updates are lost, so the
+trainer restores them (train.py).
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.recipe import Training
+from ft_pipeline.worker.hardware import choose_device
 
 UNSLOTH_METHODS = ("lora", "qlora", "dora", "rslora")
 
@@ -26,18 +29,19 @@ class Backend:
     reason: str
 
 
-def choose_backend(settings: Training, has_own_loss: bool = True) -> Backend:
+def choose_backend(settings: Training, of_student: bool = False) -> Backend:
     """Resolve `training.backend`. Raises PipelineError where unsloth is asked for but cannot run.
 
-    `has_own_loss`: what is trained on is the model's own loss, cross-entropy, all that unsloth has.
+    `of_student`: a distilled model or its baseline is trained, which are to differ by their loss
+    alone.
 
     Does not import unsloth: whoever trains with it has to import it before transformers.
     """
     if settings.backend == "transformers":
         return Backend("transformers", "the recipe asks for it")
     obstacle = _find_obstacle(settings)
-    if not has_own_loss:
-        obstacle = "unsloth has a loss of its own, which knows no teacher"
+    if of_student:
+        obstacle = "unsloth's loss knows no teacher, and the baseline is trained alike"
     if settings.backend == "unsloth":
         if obstacle:
             raise PipelineError(
@@ -71,15 +75,11 @@ def _find_obstacle(settings: Training) -> str | None:
 
 def prepare(
     backend: Backend, base_model: Path, settings: Training, dtype: torch.dtype, longest: int
-) -> tuple[Any, Any]:
-    """Return (model to be trained, tokenizer). `longest`: tokens of the longest example."""
-    from ft_pipeline.worker.models import load_tokenizer
-
+) -> Any:
+    """Return the model to be trained. `longest`: tokens of the longest example."""
     if backend.name == "unsloth":
-        model = _prepare_with_unsloth(base_model, settings, dtype, longest)
-    else:
-        model = _prepare_with_transformers(base_model, settings, dtype)
-    return model, load_tokenizer(base_model)
+        return _prepare_with_unsloth(base_model, settings, dtype, longest)
+    return _prepare_with_transformers(base_model, settings, dtype)
 
 
 def _prepare_with_transformers(base_model: Path, settings: Training, dtype: torch.dtype) -> Any:
@@ -124,10 +124,30 @@ def _add_lora(model: Any, settings: Training) -> Any:
         use_rslora=settings.method == "rslora",
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:  # peft: "Target modules … not found in the base model"
-        raise PipelineError(f"training.lora.target_modules: {error}") from error
+    _require_modules(model, lora.modules)
+    adapted = get_peft_model(model, config)
+    if choose_device() == "cuda":  # where autocast lets the base's biases be in fp32 beside it
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return adapted
+
+
+def _require_modules(model: Any, names: Sequence[str]) -> None:
+    """Raise PipelineError where the model lacks one of these: peft would adapt the others only."""
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    there = {name.rpartition(".")[2] for name in linear}
+    missing = [name for name in names if name.rpartition(".")[2] not in there]
+    if missing:
+        raise PipelineError(
+            f"training.lora.target_modules: {type(model).__name__} has no linear layer "
+            f"{', '.join(missing)}. Its linear layers are {', '.join(sorted(there))}: name those "
+            "that are to get an adapter."
+        )
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
 
 
 def _list_layers(model: Any, settings: Training) -> list[int] | None:
@@ -157,6 +177,7 @@ def _prepare_with_unsloth(
         load_in_4bit=settings.base_quantization == "nf4",
         load_in_8bit=settings.base_quantization == "int8",
     )
+    _require_modules(model, settings.lora.modules)
     return FastLanguageModel.get_peft_model(
         model,
         r=settings.lora.r,

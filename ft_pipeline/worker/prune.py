@@ -139,7 +139,10 @@ def prune(model: Any, layers: Sequence[int], neurons: Sequence[Sequence[int]] | 
         if int(number) in layers:
             chosen = _cut_mlp(inner, tensor, neurons[int(number)] if neurons else None)
             kept[f"{prefix}layers.{list(layers).index(int(number))}.{inner}"] = chosen
-    smaller = type(model)(config).to(model.dtype)
+    smaller = type(model)(config)
+    for parameter in smaller.parameters():  # not the rotary frequencies, which stay in float32
+        parameter.data = parameter.data.to(model.dtype)
+    smaller.to(model.device)
     smaller.load_state_dict(kept)
     smaller.tie_weights()
     smaller.generation_config = copy.deepcopy(model.generation_config)

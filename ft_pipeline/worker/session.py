@@ -1,6 +1,5 @@
 """One training: from its beginning, or its last checkpoint, to what is saved."""
 
-import gc
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from ft_pipeline.tasks import TrainTask
 from ft_pipeline.worker.arguments import make_arguments, record_arguments
 from ft_pipeline.worker.batches import Batching, Record
 from ft_pipeline.worker.checkpoints import Checkpoints, step_of
+from ft_pipeline.worker.hardware import free_memory
 from ft_pipeline.worker.leave import Leave
 from ft_pipeline.worker.memory import Rung
 from ft_pipeline.worker.methods import turn_on_checkpointing
@@ -179,9 +179,7 @@ class Session:
     def free_memory(self) -> None:
         """Let go of what a failed rung held."""
         self.model.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def summarize(self) -> dict[str, Any]:
         """Return the figures of the run. Losses are means over first and last tenth of the log."""

@@ -83,7 +83,8 @@ def _measure(model: Any, records: list[Record], pad_id: int) -> Importance:
             batch = collate(records[start : start + BATCH], "plain", pad_id)
             mask = batch["attention_mask"].to(device)
             importance.expect(mask.bool())
-            model(input_ids=batch["input_ids"].to(device), attention_mask=mask, use_cache=False)
+            ids = batch["input_ids"].to(device)
+            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
     return importance
 
 

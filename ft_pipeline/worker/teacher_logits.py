@@ -79,6 +79,8 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
     }
     cache = RowCache(task.cache, "teacher_logits", configuration)
     with cache.locked():
+        if task.afresh:
+            cache.clear()
         known = find_known(cache)
         missing = {key_of(r): r for r in (*train, *val) if key_of(r) not in known}
         if missing:

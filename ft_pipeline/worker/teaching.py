@@ -115,9 +115,19 @@ class OnlineLesson(Lesson):
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
         read = {name: inputs[name] for name in READ_BY_MODEL if name in inputs}
-        hidden = self._body(**read, use_cache=False).last_hidden_state
+        with _own_dtype(targets):
+            hidden = self._body(**read, use_cache=False).last_hidden_state
         states, _ = select_trained(hidden, inputs["labels"])
-        return online_loss(targets, states, self._head, self.settings, self.words)
+        return online_loss(targets, states, self._answer, self.settings, self.words)
+
+    def _answer(self, states: torch.Tensor) -> torch.Tensor:
+        with _own_dtype(states):
+            return self._head(states)
+
+
+def _own_dtype(tensor: torch.Tensor) -> torch.autocast:
+    """Have the teacher compute in its own dtype, not in that of the student's autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def check_words(teaching: Teaching, student: Path) -> int:

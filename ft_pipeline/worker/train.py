@@ -30,12 +30,14 @@ logger = logging.getLogger(__name__)
 def run(task: TrainTask) -> dict[str, Any]:
     """Train, save and prove that the result loads; return metadata and what was resolved."""
     settings = task.settings
-    backend = choose_backend(settings, has_own_loss=task.teaching is None)
+    of_student = task.tokenizer_of is not None or task.teaching is not None
+    backend = choose_backend(settings, of_student)
     logger.info("back end: %s (%s)", backend.name, backend.reason)
     if backend.name == "unsloth":
         import unsloth  # noqa: F401  (patches transformers and trl, so it has to come first)
     import transformers
 
+    from ft_pipeline.worker.models import load_tokenizer
     from ft_pipeline.worker.session import Session
     from ft_pipeline.worker.teaching import check_words, open_lesson
     from ft_pipeline.worker.tokens import read_tokens
@@ -49,7 +51,8 @@ def run(task: TrainTask) -> dict[str, Any]:
     if task.teaching is not None:
         lesson = open_lesson(task.teaching, words, records)
     transformers.set_seed(settings.seed)
-    model, tokenizer = prepare(backend, task.base_model, settings, dtype, longest)
+    model = prepare(backend, task.base_model, settings, dtype, longest)
+    tokenizer = load_tokenizer(task.tokenizer_of or task.base_model)
     (task.output / "meta").mkdir(parents=True, exist_ok=True)
     leave = Leave(task.run_folder)
     session = Session(task, model, tokenizer, dtype, records, validation, leave, lesson)

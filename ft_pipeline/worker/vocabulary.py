@@ -50,8 +50,9 @@ def require_same_words(base: Path, other: Path, named: str) -> None:
 
 def require_room(folder: Path, words: int, named: str) -> None:
     """Raise VocabularyMismatch where a model has fewer logits than there are words."""
-    size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    if size < words:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = (config.get("text_config") or config).get("vocab_size")
+    if size is not None and size < words:
         raise VocabularyMismatch(
             f"{named}: it has logits for {size} words, and the base model's tokenizer has {words}."
         )

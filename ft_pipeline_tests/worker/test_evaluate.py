@@ -1,21 +1,23 @@
 """Scores and answers: right against the slow, plain way of computing them."""
 
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GraniteForCausalLM
 
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.recipe import Generation
 from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.worker.evaluate import adapted, answer, choose_examples, run, score
+from ft_pipeline.worker.evaluate import _load_each, adapted, answer, choose_examples, run, score
 from ft_pipeline.worker.models import load_tokenizer
 from ft_pipeline.worker.tokens import encode, read_tokens, render_prompt
 from ft_pipeline_tests.worker.conftest import WorkerInputs
+from ft_pipeline_tests.worker.training import make_granite
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,27 @@ def test_loss_is_the_models_own(base: Any, inputs: WorkerInputs) -> None:
             mean = float(base(input_ids=ids, labels=labels).loss)
         ours = found[record["example_id"]]
         assert ours["loss"] / ours["tokens"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_loss_is_the_models_own_where_it_scales_its_logits(inputs: WorkerInputs) -> None:
+    torch.manual_seed(0)
+    test_loss_is_the_models_own(GraniteForCausalLM(make_granite()).eval(), inputs)
+
+
+def test_a_model_is_let_go_before_the_next_is_loaded(inputs: WorkerInputs, tmp_path: Path) -> None:
+    held = HeldModel(base_model=inputs.base_model, precision="fp32")
+    rounded = held.model_copy(update={"precision": "bf16"})
+    models = {
+        name: EvaluatedModel(model=model, output=tmp_path)
+        for name, model in (("first", held), ("second", rounded))
+    }
+    loading = _load_each(models)
+    _, _, subject = next(loading)
+    first = weakref.ref(subject)
+    del subject
+    _, _, second = next(loading)
+    assert second.dtype == torch.bfloat16
+    assert first() is None
 
 
 def test_batched_answers_are_those_of_one_prompt_at_a_time(base: Any, inputs: WorkerInputs) -> None:

@@ -17,7 +17,7 @@ from ft_pipeline.estimate import (
 )
 from ft_pipeline.jsonl import write_jsonl
 from ft_pipeline.recipe import Training
-from ft_pipeline.worker.memory import Rung, list_rungs
+from ft_pipeline.worker.memory import Rung, is_out_of_memory, list_rungs
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.training import SETTINGS, Trained, train_here, write_task
 
@@ -37,6 +37,19 @@ def test_each_rung_has_the_effective_batch(
     found = list_rungs(Training(batch_size=size, gradient_accumulation=accumulation))
     assert [(rung.batch_size, rung.gradient_accumulation) for rung in found] == rungs
     assert [rung.gradient_checkpointing for rung in found] == [False] * (len(rungs) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory", True),
+        ("CUDA error: device-side assert triggered", False),
+    ],
+)
+def test_errors_of_too_little_memory_are_known_by_what_they_say(text: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) == expected
 
 
 def test_a_resumed_training_begins_on_the_rung_of_its_checkpoint() -> None:

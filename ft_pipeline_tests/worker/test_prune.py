@@ -143,3 +143,13 @@ def test_the_student_is_a_plain_checkpoint(
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == 800
     assert json.loads((tmp_path / "base.json").read_text())["weights"] == "."
     assert report["loss_before"] != report["loss_after"]
+
+
+def test_a_rounded_model_is_pruned_without_rounding_its_positions(tiny_model: Path) -> None:
+    """The rotary frequencies stay in float32, as in a model that is loaded."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).eval()
+    smaller = prune(model, [0, 1, 2], None)
+    assert {p.dtype for p in smaller.parameters()} == {torch.bfloat16}
+    ids = torch.arange(300)[None]
+    with torch.no_grad():
+        assert torch.equal(smaller(ids).logits, model(ids).logits)

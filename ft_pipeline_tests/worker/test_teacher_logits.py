@@ -16,7 +16,7 @@ from ft_pipeline.recipe import Distillation
 from ft_pipeline.tasks import HeldModel, TeacherLogitsTask
 from ft_pipeline.worker import teacher_logits
 from ft_pipeline.worker.teacher_logits import run
-from ft_pipeline.worker.teaching import StoredLesson
+from ft_pipeline.worker.teaching import OnlineLesson, StoredLesson
 from ft_pipeline.worker.tokens import read_tokens
 from ft_pipeline.worker.vocabulary import VocabularyMismatch
 from ft_pipeline_tests.worker.conftest import WorkerInputs
@@ -209,3 +209,34 @@ def test_truncated_logits_are_refused(inputs: WorkerInputs, tmp_path: Path) -> N
         writer.write_table(table.slice(0, len(table) - 5))
     with pytest.raises(PipelineError, match="it was cut off"):
         StoredLesson(SETTINGS, 800, artifact, records)
+
+
+def test_other_libraries_and_a_forced_build_are_asked_again(
+    inputs: WorkerInputs, tmp_path: Path, forward_passes: list[int]
+) -> None:
+    shared = {"cache": tmp_path / "rows"}
+    run(make_task(inputs, tmp_path / "one", **shared))
+    asked = sum(forward_passes)
+    other = {"base_model": "as it is", "transformers": "9.9"}
+    run(make_task(inputs, tmp_path / "two", **shared, identity=other))
+    assert sum(forward_passes) == 2 * asked
+    run(make_task(inputs, tmp_path / "three", **shared, afresh=True))
+    assert sum(forward_passes) == 3 * asked
+    run(make_task(inputs, tmp_path / "four", **shared))
+    assert sum(forward_passes) == 3 * asked
+
+
+def test_a_teacher_in_the_loop_computes_in_its_own_precision(inputs: WorkerInputs) -> None:
+    settings = SETTINGS.model_copy(update={"alpha": 0.0})
+    teacher = AutoModelForCausalLM.from_pretrained(inputs.base_model, dtype=torch.float32).eval()
+    lesson = OnlineLesson(settings, 800, teacher)
+    ids = torch.arange(3, 43)[None]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    student = torch.randn(39, 800)
+
+    def measure() -> torch.Tensor:
+        return lesson.loss(batch, ids[0, 1:])(student.clone(), slice(0, 39))[0]
+
+    alone = measure()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(measure(), alone)

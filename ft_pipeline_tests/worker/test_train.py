@@ -5,6 +5,8 @@ run them where there is one.
 """
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
+from ft_pipeline.jsonl import write_jsonl
 from ft_pipeline.recipe import Training
+from ft_pipeline.worker.evaluate import score
+from ft_pipeline.worker.tokens import read_tokens
 from ft_pipeline_tests.worker.conftest import WorkerInputs
-from ft_pipeline_tests.worker.training import SETTINGS, Trained, train, train_here, write_task
+from ft_pipeline_tests.worker.training import (
+    SETTINGS,
+    Trained,
+    make_granite,
+    train,
+    train_here,
+    write_task,
+)
 
 # Method, quantization and precision that a CPU can train, and how far the losses of 24 steps may
 # leave those of a plain fp32 loop on the same base. bf16 rounds the base's products.
@@ -180,6 +199,7 @@ def test_saved_adapter_loads_with_plain_peft_elsewhere(trained: Trained, tiny_mo
     ("settings", "message"),
     [
         ({"lora": {"target_modules": ["nope_proj"]}}, "training.lora.target_modules: .*nope_proj"),
+        ({"lora": {"target_modules": ["q_proj", "qkv_proj"]}}, "has no linear layer qkv_proj. Its"),
         ({"lora": {"layers": [1, 9]}}, r"training.lora.layers: \[1, 9\], but .* has 3 layers"),
         ({"precision": "fp16"}, "training.precision: fp16 needs a GPU"),
         ({"warmup_steps": 60, "max_steps": None, "epochs": 1}, "training.warmup_steps is 60"),
@@ -237,3 +257,62 @@ def test_unsloth_where_it_is_not_installed_is_an_error(tmp_path: Path) -> None:
     assert "transformers" in done.stdout.splitlines()[0], done.stderr
     assert "training.backend: unsloth is asked for, but unsloth is not installed" in done.stdout
     assert "make setup" in done.stdout
+
+
+@pytest.mark.slow
+def test_biases_that_are_trained_are_saved_and_load(inputs: WorkerInputs, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(inputs.base_model, base)
+    config = LlamaConfig.from_pretrained(base, attention_bias=True)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(base)
+    given = WorkerInputs(base, inputs.examples, inputs.train_tokens, inputs.val_tokens)
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0, "bias": "all"}
+    settings = {"method": "lora", "lora": lora, "precision": "bf16", "max_steps": 6}
+    trained = train_here(write_task(given, tmp_path / "run", **settings))
+    assert trained.report["adapter_loads"]
+    saved = load_file(trained.output / "adapter_model.safetensors")
+    biases = [tensor for name, tensor in saved.items() if re.search(r"q_proj\..*bias", name)]
+    assert len(biases) == 3
+    assert all(bias.abs().max() > 0 for bias in biases)  # they begin at zero
+
+
+@pytest.mark.slow
+def test_a_model_that_scales_its_logits_is_trained_on_its_own_loss(
+    inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    base, tokens = tmp_path / "granite", tmp_path / "tokens"
+    shutil.copytree(inputs.base_model, base)
+    torch.manual_seed(0)
+    GraniteForCausalLM(make_granite()).save_pretrained(base)
+    records = read_tokens(inputs.train_tokens)[:4]
+    tokens.mkdir()
+    write_jsonl(tokens / "tokens.jsonl", records)
+    given = WorkerInputs(base, inputs.examples, tokens, inputs.val_tokens)
+    settings = {"method": "lora", "quantization": "none", "batch_size": 4, "max_steps": 2}
+    task = write_task(given, tmp_path / "run", **settings, gradient_accumulation=1, warmup_steps=0)
+    found = score(GraniteForCausalLM.from_pretrained(base).eval(), records, pad_id=0)
+    expected = sum(r["loss"] for r in found) / sum(r["tokens"] for r in found)
+    assert train_here(task).metrics[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_student_is_saved_with_the_tokenizer_that_made_its_tokens(
+    inputs: WorkerInputs, tmp_path: Path
+) -> None:
+    """A smaller model of the hub may have no chat template, and another end."""
+    student = tmp_path / "student"
+    shutil.copytree(inputs.base_model, student)
+    (student / "chat_template.jinja").unlink()
+    own = AutoTokenizer.from_pretrained(student)
+    own.chat_template, own.eos_token = None, "<|endoftext|>"
+    own.save_pretrained(student)
+    given = WorkerInputs(student, inputs.examples, inputs.train_tokens, inputs.val_tokens)
+    config = write_task(given, tmp_path / "run", method="full", quantization="none", max_steps=2)
+    task = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**task, "tokenizer_of": str(inputs.base_model)}), "utf-8")
+    output = train_here(config).output
+    saved, base = (AutoTokenizer.from_pretrained(f) for f in (output, inputs.base_model))
+    assert saved.chat_template == base.chat_template
+    assert saved.eos_token == "<|im_end|>"
+    assert saved.eos_token_id in GenerationConfig.from_pretrained(output).eos_token_id

@@ -60,6 +60,22 @@ class Trained:
         return next((self.output / n).read_bytes() for n in names if (self.output / n).exists())
 
 
+def make_granite() -> Any:
+    """Return the config of a tiny model that divides its logits by eight, behind the head."""
+    from transformers import GraniteConfig
+
+    return GraniteConfig(
+        vocab_size=800,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+        pad_token_id=0,
+    )
+
+
 def write_task(
     inputs: WorkerInputs, folder: Path, teaching: Teaching | None = None, **settings: Any
 ) -> Path:

@@ -1,0 +1,44 @@
+"""Rows by their text, in the raw files of every recipe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ft_pipeline.chain import Chain
+from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.examples.search import find_rows
+
+
+def search_rows(
+    chains: Sequence[Chain], text: str, source: str | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows that hold a text, and the raw assets that the store has not, so unsearched.
+
+    What recipes share is read once for each parser. Raises PipelineError where no recipe reads
+    `source`, or nothing could be searched.
+    """
+    read = sorted({given.source for chain in chains for given in chain.recipe.examples.inputs})
+    if source is not None and source not in read:
+        whose = f"recipe {chains[0].name} does not" if len(chains) == 1 else "no recipe does"
+        raise PipelineError(
+            f"forget --source {source}: {whose} read it. Known here: {', '.join(read)}."
+            f"{suggest(source, read)}"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    searched: set[tuple[str, str]] = set()
+    unsearched: dict[str, str] = {}
+    for chain in chains:
+        for given in chain.recipe.examples.inputs:
+            name, asset = given.source, chain.asset(f"raw_{given.source}")
+            if source not in (None, name) or (asset, given.parser) in searched:
+                continue
+            raw = chain.find(f"raw_{name}")
+            if raw is None:
+                unsearched[asset] = f"ft-pipeline run --recipe {chain.name} --to raw_{name}"
+                continue
+            searched.add((asset, given.parser))
+            rows = find_rows(name, chain.sources[name], given.parser, raw.content, text)
+            found |= {row["row_id"]: row for row in rows}
+    if not searched:
+        asset, command = next(iter(unsearched.items()))
+        raise PipelineError(f"nothing to search: {asset} is not in the store. Build it: {command}")
+    return list(found.values()), sorted(unsearched)
