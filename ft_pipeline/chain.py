@@ -4,6 +4,7 @@ From an asset's rule (rules.py) and the data versions of its inputs comes its fi
 here knows Dagster.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from ft_pipeline.side_files import hash_local_model, hash_side_files
 from ft_pipeline.sources.catalog import AnySource, load_sources
 from ft_pipeline.sources.upstream import describe_reading, describe_request
 from ft_pipeline.store import DamagedArtifact, Store
+
+logger = logging.getLogger(__name__)
 
 
 class MissingInputs(PipelineError):
@@ -367,6 +370,17 @@ def load_other(chain: Chain, name: str) -> Chain:
 def load_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
     """Load every recipe of the project, the default first."""
     return _load_chains(project, list_recipes(project), overrides)
+
+
+def load_sound_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
+    """Load every recipe but those, other than the default, that have a fault; it is logged."""
+    found = [load_chain(project, DEFAULT_RECIPE, overrides)]
+    for name in list_recipes(project)[1:]:
+        try:
+            found.append(load_chain(project, name, overrides))
+        except PipelineError as error:
+            logger.warning("left out: %s", error)
+    return found
 
 
 def _load_chains(

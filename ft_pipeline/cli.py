@@ -150,10 +150,21 @@ def refresh(
             f"no source `{source}` in sources.yaml. Declared: {', '.join(sources)}."
             f"{suggest(source, tuple(sources))}"
         )
-    names = (source,) if source else load(recipe, None).recipe.sources
-    for name in names:
-        revision = resolve_revision(project, name, sources[name])
-        console.say(f"{name}: {revision}")
+    asked = load(recipe, None).recipe
+    if source is None and asked.use_samples:
+        raise PipelineError(
+            f"refresh: recipe {recipe} reads the bundled samples (use_samples), which every run "
+            f"looks at. Name a source to ask upstream: {', '.join(asked.sources)}."
+        )
+    failed = False
+    for name in (source,) if source else asked.sources:
+        try:
+            console.say(f"{name}: {resolve_revision(project, name, sources[name])}")
+        except PipelineError as error:
+            failed = True
+            console.complain(str(error))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

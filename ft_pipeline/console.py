@@ -195,12 +195,13 @@ def _show_answers(step: Step, store: Store) -> None:
     """Print prompts of the validation side with the base's and the fine-tuned model's answer."""
     assert step.artifact is not None
     inputs = step.artifact.manifest.inputs
-    answers = {
-        label: read_jsonl(
-            store.folder(inputs[name].asset, inputs[name].fingerprint) / "generations.jsonl"
-        )
+    files = {
+        label: store.folder(inputs[name].asset, inputs[name].fingerprint) / "generations.jsonl"
         for label, name in (("base", "base_evaluation"), ("fine-tuned", "finetuned_evaluation"))
     }
+    if not all(file.is_file() for file in files.values()):
+        return  # reused, and what it was made of was never pulled
+    answers = {label: read_jsonl(file) for label, file in files.items()}
     tuned = {a["example_id"]: a["generation"] for a in answers["fine-tuned"]}
     shown: dict[str, dict[str, Any]] = {}
     for answer in sorted(answers["base"], key=lambda a: len(a["prompt"])):
@@ -217,9 +218,16 @@ def _show_answers(step: Step, store: Store) -> None:
 
 
 def show_garbage(
-    items: "Sequence[Item]", refused: "Sequence[Item]", removed: bool, as_json: bool
+    items: "Sequence[Item]",
+    refused: "Sequence[Item]",
+    removed: bool,
+    as_json: bool,
+    pushed: Sequence[str] = (),
 ) -> None:
-    """Print what stays and what goes, or went, and why; `refused` is what was not removed then."""
+    """Print what stays and what goes, or went, and why; `refused` is what was not removed then.
+
+    `pushed`: addresses of what the remote has of it, for programs.
+    """
     whys = {item.path: item.why for item in refused}
     shown: list[dict[str, Any]] = [
         {
@@ -235,7 +243,8 @@ def show_garbage(
     ]
     total = sum(record["mb"] for record in shown if record["goes"])
     if as_json:
-        print_json({"removed": removed, "mb": round(total, 2), "items": shown})
+        there = {"pushed": list(pushed)} if pushed else {}
+        print_json({"removed": removed, "mb": round(total, 2), "items": shown, **there})
         return
     listed = table("", "what", "asset", "fingerprint", "days", "MB", "why")
     for record in shown:

@@ -1,8 +1,15 @@
-"""All of the project for Dagster: every recipe's assets, jobs, and the executor."""
+"""All of the project for Dagster: every recipe's assets, jobs, and the executor.
+
+Where they are loaded to be shown, a recipe with a fault is an error that names it. The process of a
+run, which Dagster spawns, leaves it out: a file that is being edited is not to fail other runs.
+"""
+
+import multiprocessing
 
 from ft_pipeline.assets.jobs import build_definitions
-from ft_pipeline.chain import load_chains
+from ft_pipeline.chain import load_chains, load_sound_chains
 from ft_pipeline.project import find_project
 from ft_pipeline.recipe import read_overrides
 
-defs = build_definitions(load_chains(find_project(), read_overrides()))
+_load = load_chains if multiprocessing.parent_process() is None else load_sound_chains
+defs = build_definitions(_load(find_project(), read_overrides()))

@@ -22,6 +22,11 @@ def read_forgotten(root: Path) -> tuple[str, ...]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(
+            f"{FORGET_FILE}: cannot be read as UTF-8 ({error}). Which rows are to be forgotten is "
+            "then unknown; mend the file."
+        ) from error
     found = set()
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

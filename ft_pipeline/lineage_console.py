@@ -65,14 +65,19 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
 
 def show_forgotten(chain: Chain) -> None:
     """Say which stored models and teacher logits still hold forgotten rows, if there are any."""
-    from ft_pipeline.lineage.rows import find_holders
+    from ft_pipeline.lineage.graph import UNTRACEABLE
+    from ft_pipeline.lineage.rows import find_holders, list_untraceable
 
     forgotten = read_forgotten(chain.project.root)
     if not forgotten:
         return
+    untraceable = list_untraceable(chain)
+    for model in untraceable:
+        say(f"{_dated(model)}: {UNTRACEABLE}")
     holders = find_holders(chain, forgotten)
     if not holders:
-        say(f"forgotten rows: {len(forgotten)}; no stored model or teacher logits hold any.")
+        other = "other " if untraceable else ""
+        say(f"forgotten rows: {len(forgotten)}; no {other}stored model or teacher logits hold any.")
         return
     say(f"forgotten rows: {len(forgotten)}. Made of some of them, and still in the store:")
     for holder in holders:

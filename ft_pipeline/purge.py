@@ -34,6 +34,7 @@ from ft_pipeline.inventory import (
     read_manifests,
     stay,
 )
+from ft_pipeline.lineage.graph import UNTRACEABLE, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
 from ft_pipeline.locks import is_held, try_lock
 from ft_pipeline.stamps import sync
@@ -60,6 +61,8 @@ def plan_purge(chains: Sequence[Chain]) -> list[Item]:
     asked, since = find_asked(chains), find_oldest_run(store)
     found = [_judge(item, holders[item.key], store, since) for item in items if item.key in holders]
     found += [_judge_raw(item, asked) for item in items if _source_of(item) in sources]
+    alone = {(m.asset, m.fingerprint) for m in read_graph(store).list_untraceable()}
+    found += [stay(item, UNTRACEABLE) for item in items if item.key in alone - holders.keys()]
     going = {item.fingerprint for item in found if item.goes}
     for leftover in list_leftovers(store):
         held = is_held(store.lock_file(*leftover.key))

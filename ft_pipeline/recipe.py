@@ -132,8 +132,9 @@ def load_recipe(
 
 
 def list_recipes(project: Project) -> list[str]:
-    """Return the names of all recipe files, the default first."""
-    names = sorted(file.stem for file in project.recipes.glob("*.yaml"))
+    """Return the names of all recipe files, the default first; editors' hidden files are none."""
+    files = (file for file in project.recipes.glob("*.yaml") if not file.name.startswith("."))
+    names = sorted(file.stem for file in files)
     return sorted(names, key=lambda name: name != DEFAULT_RECIPE)
 
 

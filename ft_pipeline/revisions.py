@@ -39,10 +39,11 @@ def read_revision(
     return upstream.read_revision(*place)
 
 
-def resolve_revision(project: Project, name: str, source: AnySource) -> str:
+def resolve_revision(project: Project, name: str, source: AnySource, push: bool = True) -> str:
     """Ask upstream for the newest revision and record it, here and in the remote.
 
-    Returns what read_revision returns from now on. Raises PipelineError with the remedy.
+    Without `push` the next run pushes it. Returns what read_revision returns from now on. Raises
+    PipelineError with the remedy.
     """
     revision = upstream.resolve_revision(name, source, project.root, project.store)
     if upstream.read_record(name, source, project.store) is not None:
@@ -50,7 +51,7 @@ def resolve_revision(project: Project, name: str, source: AnySource) -> str:
         (project.store / "upstream" / f"{name}.unpushed").write_text(
             "replace\n" if project.remote else "", encoding="utf-8"
         )
-        if project.remote:
+        if project.remote and push:
             _push_pending(project, name, source, Remote(project.remote))
     return revision
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ft_pipeline.chain import Chain
 from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.examples.build import needed_columns
 from ft_pipeline.examples.search import find_rows
 
 
@@ -13,8 +14,8 @@ def search_rows(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the rows that hold a text, and the raw assets that the store has not, so unsearched.
 
-    What recipes share is read once for each parser. Raises PipelineError where no recipe reads
-    `source`, or nothing could be searched.
+    What recipes share is read once for each parser and its columns. Raises PipelineError where no
+    recipe reads `source`, or nothing could be searched.
     """
     read = sorted({given.source for chain in chains for given in chain.recipe.examples.inputs})
     if source is not None and source not in read:
@@ -24,19 +25,22 @@ def search_rows(
             f"{suggest(source, read)}"
         )
     found: dict[str, dict[str, Any]] = {}
-    searched: set[tuple[str, str]] = set()
+    searched: set[tuple[object, ...]] = set()
     unsearched: dict[str, str] = {}
     for chain in chains:
         for given in chain.recipe.examples.inputs:
             name, asset = given.source, chain.asset(f"raw_{given.source}")
-            if source not in (None, name) or (asset, given.parser) in searched:
+            columns = needed_columns(given, chain.recipe.examples)
+            what = (asset, given.parser, columns)
+            if source not in (None, name) or what in searched:
                 continue
             raw = chain.find(f"raw_{name}")
             if raw is None:
                 unsearched[asset] = f"ft-pipeline run --recipe {chain.name} --to raw_{name}"
                 continue
-            searched.add((asset, given.parser))
-            rows = find_rows(name, chain.sources[name], given.parser, raw.content, text)
+            searched.add(what)
+            declared = chain.sources[name]
+            rows = find_rows(name, declared, given.parser, raw.content, text, columns)
             found |= {row["row_id"]: row for row in rows}
     if not searched:
         asset, command = next(iter(unsearched.items()))

@@ -157,7 +157,7 @@ RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream
 RULES: dict[str, Rule] = {
     "prompt_completions": Rule(
         "examples",
-        "2",
+        "3",
         ("raw",),
         lambda recipe: {"examples": _dump(recipe.examples)},
         ("ft_pipeline.examples.build",),

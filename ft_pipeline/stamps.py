@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ft_pipeline.artifacts import hash_file
+from ft_pipeline.errors import PipelineError
 
 
 def hash_files(files: Mapping[str, Path], stamp_file: Path) -> dict[str, str]:
-    """Return the sha256 of each file by name; a missing file is left out."""
+    """Return the sha256 of each file by name; a missing file is left out.
+
+    Raises PipelineError for a file that cannot be read.
+    """
     known = _read(stamp_file)
     fresh = {name: _stamp(path, known.get(name)) for name, path in files.items() if path.is_file()}
     if fresh != known:
@@ -36,10 +40,15 @@ Stamp = list[int | str]
 
 
 def _stamp(path: Path, known: Stamp | None) -> Stamp:
-    status = path.stat()
-    if known is not None and known[:2] == [status.st_size, status.st_mtime_ns]:
-        return known
-    return [status.st_size, status.st_mtime_ns, hash_file(path)]
+    try:
+        status = path.stat()
+        if known is not None and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return known
+        return [status.st_size, status.st_mtime_ns, hash_file(path)]
+    except OSError as error:
+        raise PipelineError(
+            f"{path}: cannot be read ({error.strerror}). Let this user read it, or take it away."
+        ) from error
 
 
 def _read(stamp_file: Path) -> dict[str, Stamp]:

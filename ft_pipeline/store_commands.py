@@ -36,10 +36,11 @@ def collect_garbage(
             raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
     store = chains[0].store
     items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
+    pushed = purge.list_pushed(store, items) if forgotten else []  # known before it is removed
     refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []
-    console.show_garbage(items, refused, yes, as_json)
+    console.show_garbage(items, refused, yes, as_json, pushed)
     if forgotten and not as_json:
-        for place in purge.list_pushed(store, items):
+        for place in pushed:
             console.say(f"Pushed, and still there; nothing is deleted in a remote: {place}")
         console.say(
             "Not in the store: Dagster's history, whose previews may show a row (`dagster run "

@@ -84,7 +84,7 @@ def decide(watch: Watch, revision: str, readers: Iterable[Reader], now: float) -
             requests.append(reader.recipe)
             continue
         reasons.append(refused)
-        if not _is_off(reader):
+        if reader.automation.on_new_data:  # one that is paused is told when it goes on
             waiting.append(reader.recipe)
     watch = watch.model_copy(update={"waiting": tuple(waiting)})
     return Decision(watch, tuple(requests), "; ".join(reasons) or "nothing is new")
@@ -93,10 +93,6 @@ def decide(watch: Watch, revision: str, readers: Iterable[Reader], now: float) -
 def name_request(watch: Watch, source: str, recipe: str) -> str:
     """Return the run key of a request: Dagster starts no second run of the same key."""
     return f"{recipe} {source} {watch.revision} #{watch.changes}"
-
-
-def _is_off(reader: Reader) -> bool:
-    return reader.automation.paused or not reader.automation.on_new_data
 
 
 def _refuse(reader: Reader, now: float) -> str | None:

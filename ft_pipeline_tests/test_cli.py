@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def empty(fresh_project: TinyProject, tmp_path: Path) -> TinyProject:
         (("run", "--set", "training.learning_rate"), 1, "expected `field.path=value`"),
         (("run", "--set", "training.method=qlorra"), 1, "Did you mean `qlora`?"),
         (("refresh", "triva"), 1, "Did you mean `trivia`?"),
+        (("refresh",), 1, "recipe quiz reads the bundled samples"),
         (("recipe", "check", "nothing.yaml"), 1, "nothing.yaml: no such file"),
         (("recipe", "new", "Bad-Name"), 1, "recipe name `Bad-Name`"),
         (("recipe", "new", "quiz"), 1, "exists already"),
@@ -228,3 +230,33 @@ def test_base_model_with_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
         file.write(b"\xff")
     with pytest.raises(PipelineError, match=f"wrong sha256. Expected {GGUF_SHA256}, found"):
         check_sha256(damaged, GGUF_SHA256)
+
+
+LOAD = """
+import importlib, multiprocessing, sys
+if __name__ == "__main__":
+    if sys.argv[1] == "here":
+        importlib.import_module("ft_pipeline.definitions")
+    else:
+        spawning = multiprocessing.get_context("spawn")
+        child = spawning.Process(target=importlib.import_module, args=("ft_pipeline.definitions",))
+        child.start()
+        child.join()
+        sys.exit(child.exitcode)
+"""
+
+
+def test_another_recipe_with_a_fault_fails_no_run_but_is_told_to_who_loads_all(
+    empty: TinyProject,
+) -> None:
+    """Dagster spawns a process for a run, which loads the definitions again."""
+    (empty.root / "recipes" / ".#quiz.yaml").symlink_to("someone@host.1234")  # Emacs' lock
+    script = empty.root / "load.py"
+    script.write_text(LOAD, encoding="utf-8")
+    assert empty.run(sys.executable, str(script), "here").returncode == 0
+    (empty.root / "recipes" / "mine.yaml").write_text("training: {lora: {alhpa: 4}}", "utf-8")
+    told = empty.run(sys.executable, str(script), "here")
+    assert told.returncode == 1 and "recipes/mine.yaml: training.lora.alhpa" in told.stderr
+    of_run = empty.run(sys.executable, str(script), "spawned")
+    assert of_run.returncode == 0, of_run.stderr
+    assert "left out: recipes/mine.yaml" in of_run.stderr

@@ -1,12 +1,18 @@
 """trace, forget, examples show and the drop folder, as people use them."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from ft_pipeline.assets.examples import _count_new_rows
+from ft_pipeline.chain import load_chain
+from ft_pipeline.project import Project
 from ft_pipeline_tests.conftest import TinyProject
 
 
@@ -130,3 +136,74 @@ def test_a_dropped_file_is_new_data(project: TinyProject) -> None:
     assert found["file"] == "incoming/more.jsonl"
     (build,) = ask(project, "trace", "--row", found["row_id"])
     assert build["used"]
+
+
+def test_rows_are_searched_in_all_recipes_and_in_columns_of_their_templates(
+    project: TinyProject,
+) -> None:
+    """A recipe of its own reads another source, with a template of its own."""
+    (project.root / "people.jsonl").write_text(
+        '{"question": "Who was it?", "answer": "A king", "notes": "told  by Zoe\\u0301 Low"}\n'
+        '{"question": "Who is it?", "answer": "A queen", "notes": "nobody"}\n',
+        encoding="utf-8",
+    )
+    sources = yaml.safe_load((project.root / "sources.yaml").read_text(encoding="utf-8"))
+    sources["people"] = {"kind": "files", "path": "people.jsonl", "identity": ["question"]}
+    (project.root / "sources.yaml").write_text(yaml.safe_dump(sources), encoding="utf-8")
+    shutil.copy(project.root / "recipes/quiz.yaml", project.root / "recipes/mine.yaml")
+
+    def read_people(recipe: dict[str, Any]) -> None:
+        recipe["use_samples"] = False
+        recipe["examples"]["templates"] = {
+            "noted": {"prompt": "{question}", "completion": "{notes}"}
+        }
+        recipe["examples"]["inputs"] = [
+            {"source": "people", "parser": "qa", "templates": ["answer", "noted"]}
+        ]
+
+    project.edit_recipe(read_people, "mine")
+    before = project.run("ft-pipeline", "forget", "--match", "Zo\u00e9 Low")
+    assert "not searched, as the store does not have them: raw_people_full" in before.stderr
+    done = project.run("ft-pipeline", "run", "--recipe", "mine", "--to", "raw_people")
+    assert done.returncode == 0, done.stderr
+    (found,) = ask(project, "forget", "--match", "zo\u00e9 low")
+    assert found["source"] == "people" and found["line"] == 1
+    done = project.run("ft-pipeline", "forget", "--match", "Zo\u00e9 Low", "--yes")
+    assert done.returncode == 0, done.stderr
+    written = (project.root / "data/forget.txt").read_text(encoding="utf-8")
+    assert found["row_id"] in written and "Low" not in written
+
+
+def test_files_that_cannot_be_read_are_named(project: TinyProject) -> None:
+    folder = os.fsencode(project.root / "data" / "incoming" / "trivia")
+    os.makedirs(folder)
+    Path(os.fsdecode(folder + b"/caf\xe9.csv")).write_text("question\n", encoding="utf-8")
+    done = project.run("ft-pipeline", "run", "--to", "raw_trivia")
+    assert done.returncode == 1
+    assert "the file's name is not UTF-8" in done.stderr and "Traceback" not in done.stderr
+    shutil.rmtree(folder)
+    (project.root / "data" / "forget.txt").write_bytes(b"# caf\xe9\n")
+    done = project.run("ft-pipeline", "status")
+    assert done.returncode == 1
+    assert "data/forget.txt: cannot be read as UTF-8" in done.stderr
+
+
+def test_rows_wait_for_a_model_not_for_examples_alone(project: TinyProject) -> None:
+    """`min_new_rows` counts what the newest model was not made from: its training may fail."""
+    lines = project.read_trivia()
+    row = [*lines[1]]
+    row[row.index(find_question(lines))] = "How many hills has Rome?"
+    project.write_trivia([*lines, row])
+    done = project.run("ft-pipeline", "run", "--to", "train_set")
+    assert done.returncode == 0, done.stderr
+    chain = load_chain(Project(project.root, project.store), "quiz", {})
+    inputs = chain.request("prompt_completions").inputs
+    assert _count_new_rows(chain, inputs) == 1
+    project.build("--to", "finetuned_model")
+    assert _count_new_rows(chain, inputs) == 0
+
+
+def find_question(lines: list[list[str]]) -> str:
+    """The question of the first row of a CSV of trivia."""
+    column = next(n for n, name in enumerate(lines[0]) if name.startswith("question"))
+    return lines[1][column]

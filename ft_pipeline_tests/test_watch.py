@@ -72,7 +72,9 @@ def test_a_recipe_that_is_off_is_not_started_and_the_reason_says_so(
     found = decide(Watch(revision="1"), "2", [reader(**settings)], now=0)
     assert found.requests == ()
     assert reason in found.reason
-    assert found.watch.waiting == ()
+    # A recipe that is paused is told when it goes on; one that does not look at data never.
+    later = decide(found.watch, "2", [reader()], now=60)
+    assert later.requests == (("quiz",) if "paused" in settings else ())
 
 
 def test_a_failed_look_keeps_the_last_known_revision() -> None:

@@ -20,8 +20,8 @@ from ft_pipeline.assets.sources import observe, upstream_key
 from ft_pipeline.chain import Chain
 from ft_pipeline.durations import to_seconds
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.revisions import read_revision, resolve_revision
-from ft_pipeline.sources.upstream import is_local
+from ft_pipeline.revisions import resolve_revision
+from ft_pipeline.sources.upstream import is_local, read_revision
 from ft_pipeline.watch import Reader, Watch, decide, name_request, note_failure, parse_watch
 
 LOCAL_SECONDS = 30  # between two looks at files of this machine, dropped ones included
@@ -158,12 +158,13 @@ def _look(chain: Chain, source: str, watch: Watch, now: float) -> tuple[Watch, s
     if remote and now - watch.asked >= _observe_seconds(chain, source):
         watch = watch.model_copy(update={"asked": now, "failure": None})
         try:
-            _resolve_in_time(lambda: resolve_revision(project, source, declared))
+            _resolve_in_time(lambda: resolve_revision(project, source, declared, push=False))
         except PipelineError as error:
             watch = note_failure(watch, str(error))
     try:
-        revision = read_revision(project, source, declared, sample)
-    except PipelineError as error:  # a local file that is gone
+        # Without the remote: where that is silent, a look is not to wait for it.
+        revision = read_revision(source, declared, project.root, project.store, sample)
+    except PipelineError as error:  # a local file that is gone, or cannot be read
         return note_failure(watch, str(error)), watch.revision
     if not remote:
         watch = watch.model_copy(update={"failure": None})

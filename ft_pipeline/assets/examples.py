@@ -9,12 +9,13 @@ One line of `train_set/…/train_set.jsonl`:
 
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ft_pipeline import tags
-from ft_pipeline.artifacts import Artifact
+from ft_pipeline.artifacts import Artifact, Manifest
 from ft_pipeline.assets.build import define, spec
 from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.chain import Chain, Request
@@ -113,16 +114,32 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
 
 
 def _count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
-    """Count the rows that the newest examples were not made from; None where there are none."""
-    asset = chain.asset("prompt_completions")
-    built = chain.store.manifests(asset)
-    if not built:
+    """Count the rows that the newest model was not made from; None where there is no model."""
+    known = _find_trained_examples(chain)
+    if known is None:
         return None
     found: set[str] = set()
     for given in chain.recipe.examples.inputs:
         declared, files = chain.sources[given.source], raw[f"raw_{given.source}"].content
         found |= list_row_ids(given.source, declared, given.parser, files)
-    return len(found - list_known_rows(chain.store.folder(asset, built[0].fingerprint)))
+    return len(found - list_known_rows(known))
+
+
+def _find_trained_examples(chain: Chain) -> Path | None:
+    """Return the examples behind the newest model; the newest here where those are not.
+
+    Examples whose training failed do not count: their rows wait for a model like any new ones.
+    """
+    store, asset = chain.store, chain.asset("prompt_completions")
+    models = store.manifests(chain.asset("finetuned_model"))
+    if not models:
+        return None
+    found: Manifest | None = models[0]
+    for name in ("train_tokens", "train_set", "prompt_completions"):
+        given = found.inputs.get(name) if found else None
+        found = store.read_manifest(given.asset, given.fingerprint) if given else None
+    built = [found] if found else store.manifests(asset)
+    return store.folder(asset, built[0].fingerprint) if built else None
 
 
 def _refuse_changed_files(chain: Chain, draft: Draft) -> None:

@@ -16,8 +16,10 @@ from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_tas
 from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.chain import Chain
 from ft_pipeline.checks import Check, Verdict, expect_zero
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.estimate import estimate_chain
 from ft_pipeline.recipe import Training
+from ft_pipeline.side_files import hash_local_model
 from ft_pipeline.store import Draft
 from ft_pipeline.tasks import (
     BaseModelTask,
@@ -53,6 +55,8 @@ def define_base_model(
             output=draft.path,
         )
         fill_from_report(draft, run_task(context, chain, task))
+        if choice.path:
+            _refuse_changed_model(chain, draft, choice.path)
 
     choice = chain.model_choice(name)
     what = {"base_model": "that is fine-tuned", "student_model": "that is taught"}
@@ -101,6 +105,14 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         for name, side in sides.items()
     }
     return define(chain, specs, dict.fromkeys(sides, TOKENS_CHECKS), work)
+
+
+def _refuse_changed_model(chain: Chain, draft: Draft, path: str) -> None:
+    """Raise PipelineError where a local model's files changed after the run began."""
+    if hash_local_model(chain.project, draft.asset, path) != draft.ingredients.settings["revision"]:
+        raise PipelineError(
+            f"{draft.asset}: {path} changed after this run began. Nothing was kept; run again."
+        )
 
 
 def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:

@@ -1,4 +1,4 @@
-"""How many rows of the raw files the newest examples were not made from."""
+"""How many rows of the raw files certain examples were not made from."""
 
 from collections.abc import Mapping
 from pathlib import Path

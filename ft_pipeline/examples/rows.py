@@ -166,11 +166,12 @@ class RowReader:
             names = {name: columns.get(name, name) for name in self.declared.identity}
         else:  # under the file's own names: what a recipe calls them makes no difference
             names = {c: c for c in block.columns if not only or c in only}
-        read = {columns[name]: array for name, array in fields.items() if name in columns}
+        taken = {columns[field]: field for field in fields if field in columns}
         parts = []
         for name, column in sorted(names.items()):
-            values = read.get(column)
-            if values is None or self._fields().get(name, LINE) not in (LINE, LINES):
+            field = taken.get(column)
+            values = fields[field] if field else None
+            if values is None or self._fields().get(str(field), LINE) not in (LINE, LINES):
                 values = read_identity(pick(block.columns, column)) if block.lines else _EMPTY
             if b"\n" in memoryview(values.buffers()[2] or b"").tobytes():
                 values = pc.replace_substring_regex(values, "\n+", " ")

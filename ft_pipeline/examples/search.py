@@ -1,6 +1,6 @@
 """Find raw rows by their text, with the row_id that every recipe knows them by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.examples.rows import PLACE, compute_row_id, make_reader
+from ft_pipeline.examples.text import clean
 from ft_pipeline.sources.catalog import Source
 
 
 def find_rows(
-    source: str, declared: Source, parser: str, files: Mapping[str, Path], text: str
+    source: str,
+    declared: Source,
+    parser: str,
+    files: Mapping[str, Path],
+    text: str,
+    columns: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return row_id, source, file, line and text of the rows in whose fields `text` occurs."""
-    reader = make_reader(source, declared, parser)
+    """Return row_id, source, file, line and text of the rows in whose fields `text` occurs.
+
+    `columns`: those that templates of the recipe name besides.
+    """
+    reader = make_reader(source, declared, parser, columns)
+    text = clean(text)
     found: list[dict[str, Any]] = []
     for batch in reader.read_batches(files):
         shown = _join_fields(batch)

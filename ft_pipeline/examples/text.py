@@ -11,6 +11,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from html.entities import html5
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,10 @@ CONTROL_TOKENS = (
     r"|(?-i:\[/?INST\]|\[(?:AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
 )
 _CONTROL = re.compile(CONTROL_TOKENS, re.IGNORECASE)
+# HTML takes `&copy` without its semicolon as well; in code and addresses that would be `?a=1©=2`.
+_ENTITY = re.compile(
+    r"&(?:#\d{1,7}(?!\d);?|#[xX][0-9a-fA-F]{1,6}(?![0-9a-fA-F]);?|[A-Za-z][A-Za-z0-9]{1,31};)"
+)
 # What every one of them begins with.
 _BEGINNINGS = ("<", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_")
 # JSON can hold half a character ("\\ud83d", a cut emoji), which no UTF-8 file can.
@@ -179,13 +184,17 @@ def _fold(text: str) -> str:
     return ("".join(filter(str.isalnum, text.casefold())) or text) + "\n"
 
 
+def _unescape(match: re.Match[str]) -> str:
+    return html.unescape(match[0]) if match[0][1] == "#" or match[0][1:] in html5 else match[0]
+
+
 def _decode(value: object) -> str:
     text = "" if value is None else str(value)
     if "&" in text:
         for entity, character in _FREQUENT:
             text = text.replace(entity, character)
         if "&" in text:
-            text = html.unescape(text)
+            text = _ENTITY.sub(_unescape, text)
     if not text.isascii():
         text = unicodedata.normalize("NFC", replace_half_characters(text))
     return text

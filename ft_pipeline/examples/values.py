@@ -7,6 +7,7 @@ Each takes a column as Python values or as an Arrow array of text, and returns a
 
 import ast
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -240,8 +241,8 @@ def _clean_lists(lists: pa.Array) -> pa.Array:
 
 
 def _show(value: Any) -> str | None:
-    if value is None:
-        return None
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None  # NaN is how pandas writes a missing value
     if type(value) is str:
         return replace_half_characters(value)
     try:

@@ -5,9 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ft_pipeline.artifacts import MANIFEST, Manifest
-from ft_pipeline.lineage.trace import SIDE_ASSETS
+from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
 from ft_pipeline.recipe import STORE_FOLDERS
+from ft_pipeline.rules import TRAINED_ASSETS
 from ft_pipeline.store import Store
+
+MADE_OF_ROWS = (*TRAINED_ASSETS, "teacher_logits")
+UNTRACEABLE = (
+    "its examples are not in this store, so it cannot be said whether it saw a forgotten row; "
+    "`ft-pipeline run --to prompt_completions` brings those that the recipe asks for"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,16 @@ class Graph:
                     reached[key] = reader
                     waiting.append(reader)
         return list(reached.values())[1:]
+
+    def list_untraceable(self) -> list[Manifest]:
+        """Return the models and logits whose examples are not here: they were pulled alone."""
+        known = {
+            (reached.asset, reached.fingerprint)
+            for build in self.of(EXAMPLES_ASSET)
+            for reached in self.follow(build, None)
+        }
+        made = [manifest for name in MADE_OF_ROWS for manifest in self.of(name)]
+        return [m for m in made if (m.asset, m.fingerprint) not in known]
 
 
 def read_graph(store: Store) -> Graph:

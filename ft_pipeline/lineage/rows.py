@@ -110,6 +110,11 @@ def _find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]
     ]
 
 
+def list_untraceable(chain: Chain) -> list[dict[str, Any]]:
+    """Return the models and teacher logits of which it cannot be said here what rows they saw."""
+    return [_name(manifest, set()) for manifest in read_graph(chain.store).list_untraceable()]
+
+
 @dataclass
 class _Held:
     rows: set[str]

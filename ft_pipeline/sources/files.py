@@ -35,13 +35,31 @@ def list_local_files(declared: str, root: Path) -> dict[str, Path]:
 
 
 def list_folder(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
-    """Return the files below a folder by relative name, without hidden files and folders."""
+    """Return the files below a folder by relative name, without hidden files and folders.
+
+    Raises PipelineError for a name that is not UTF-8.
+    """
     found = {p.relative_to(folder): p for p in sorted(folder.glob(pattern)) if p.is_file()}
+    for path in found.values():
+        if not is_utf8(str(path)):
+            raise PipelineError(
+                f"{str(path)!r}: the file's name is not UTF-8 (unpacked from an old archive?). "
+                "Rename it."
+            )
     return {
         name.as_posix(): path
         for name, path in found.items()
         if not any(part.startswith(".") for part in name.parts)
     }
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written: names of files may hold bytes that are no characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def finished(files: dict[str, FoundT]) -> dict[str, FoundT]:

@@ -171,6 +171,7 @@ def test_texts_are_read_with_their_lines_as_asked(read: Any, value: str, expecte
         (10**30, str(10**30)),
         (True, "True"),
         (None, None),
+        (float("nan"), None),
         (["a", 1, None], '["a", 1, null]'),
         ({"b": "é"}, '{"b": "é"}'),
         (date(2026, 1, 2), "2026-01-02"),
@@ -256,6 +257,7 @@ CHAT = [
         ("Hi", None),
         ("[" * 50_000, None),
         (None, None),
+        (float("nan"), None),
     ],
 )
 def test_chats_are_read_as_pairs_of_role_and_text(value: object, expected: object) -> None:

@@ -135,3 +135,14 @@ def test_how_a_list_is_written_leaves_the_row_ids_equal(tmp_path: Path, write: A
     plain = build(tmp_path / "1", {"a.jsonl": to_jsonl(rows)}, "trivia", QUIZ)
     other = build(tmp_path / "2", {"a.csv": to_csv(written)}, "trivia", QUIZ)
     assert [row["row_id"] for row in other.rows] == [row["row_id"] for row in plain.rows]
+
+
+def test_an_identity_column_that_a_parser_reads_verbatim_has_the_same_ids(tmp_path: Path) -> None:
+    """`question` is what `prompt_completion` takes for its prompt, with all its white space."""
+    rows = [{"question": f"  How  many\n\n are {n}?", "answer": "All"} for n in range(9)]
+    more = {"identity": ("question",), "near_duplicates": {"threshold": None}}
+    qa = build(tmp_path / "1", rows, "qa", ("answer",), **more)
+    verbatim = build(tmp_path / "2", rows, "prompt_completion", ("as_is",), **more)
+    ids = {row["row_id"] for row in qa.rows}
+    assert len(ids) == 9
+    assert {row["row_id"] for row in verbatim.rows} == ids

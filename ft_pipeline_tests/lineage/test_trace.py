@@ -281,3 +281,20 @@ def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
     compared = ask(project, "trace", "--diff", old, "finetuned_model")["rows"]
     assert compared["removed"]["row_ids"] == [row["row_id"]]
     assert compared["added"]["count"] == 0
+
+
+def test_a_model_without_its_examples_is_not_cleared_of_forgotten_rows(
+    project: TinyProject,
+) -> None:
+    """As in a clone that pulled the model alone."""
+    row = find_rows(project, "train")[0]
+    done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(project.store / "prompt_completions")
+    model = find_folder(project, "finetuned_model").name
+    done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
+    assert f"finetuned_model {model[:12]}" in done.stdout, done.stderr
+    assert "it cannot be said whether it saw a forgotten row" in done.stdout
+    listed = ask(project, "gc", "--forgotten")["items"]
+    (found,) = [item for item in listed if item["fingerprint"] == model]
+    assert not found["goes"] and "it cannot be said" in found["why"]
