@@ -131,7 +131,10 @@ def forget(
 @examples_app.command("show")
 def show_examples(
     task: Annotated[
-        str | None, typer.Option("--task", help="Of this task only, or of a name that holds it.")
+        str | None,
+        typer.Option(
+            "--task", help="This task only: its name, a part of it, or its initials (cot)."
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
     side: Annotated[str | None, typer.Option("--side", help="train or val.")] = None,
