@@ -151,7 +151,7 @@ def train_plainly(given: Given) -> dict[str, Any]:
     inputs = Inputs(Path(given["inputs"]))
     chosen = Training.model_validate(SETTINGS | given["settings"])
     records = read_tokens(inputs.train_tokens)
-    model, _ = prepare(Backend("transformers", ""), inputs.base_model, chosen, torch.float32, 1)
+    model = prepare(Backend("transformers", ""), inputs.base_model, chosen, torch.float32, 1)
     model.train()
     initial = load_file(given["initial"])
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -25,7 +25,7 @@ STUDENT = {"prune": {"layers": 1}}
 
 
 def configure(**fields: Any) -> Distillation:
-    return Distillation.model_validate({"student": STUDENT, **fields})
+    return Distillation.model_validate({"student": STUDENT, "temperature": 2.0, **fields})
 
 
 @pytest.fixture

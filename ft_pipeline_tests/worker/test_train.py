@@ -92,7 +92,7 @@ def plain_losses(inputs: WorkerInputs, **settings: Any) -> list[float]:
     )
     set_seed(chosen.seed)
     fp32 = Backend("transformers", "")
-    model, _ = prepare(fp32, inputs.base_model, chosen, torch.float32, longest=512)
+    model = prepare(fp32, inputs.base_model, chosen, torch.float32, longest=512)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=0.0)
