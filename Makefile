@@ -38,7 +38,7 @@ dev: setup
 	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
 
 test: lint types
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -45,6 +45,8 @@ def _stamp(path: Path, known: Stamp | None) -> Stamp:
         if known is not None and known[:2] == [status.st_size, status.st_mtime_ns]:
             return known
         return [status.st_size, status.st_mtime_ns, hash_file(path)]
+    except FileNotFoundError:
+        raise  # taken away just now: not the same as being refused
     except OSError as error:
         raise PipelineError(
             f"{path}: cannot be read ({error.strerror}). Let this user read it, or take it away."
