@@ -367,24 +367,21 @@ def load_other(chain: Chain, name: str) -> Chain:
     return load_chain(chain.project, name, read_overrides())
 
 
-def load_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
-    """Load every recipe of the project, the default first."""
-    return _load_chains(project, list_recipes(project), overrides)
+def load_chains(
+    project: Project, overrides: dict[str, tuple[str, ...]], skip_faulty: bool = False
+) -> list[Chain]:
+    """Load every recipe of the project, the default first.
 
-
-def load_sound_chains(project: Project, overrides: dict[str, tuple[str, ...]]) -> list[Chain]:
-    """Load every recipe but those, other than the default, that have a fault; it is logged."""
-    found = [load_chain(project, DEFAULT_RECIPE, overrides)]
-    for name in list_recipes(project)[1:]:
-        try:
-            found.append(load_chain(project, name, overrides))
-        except PipelineError as error:
-            logger.warning("left out: %s", error)
-    return found
+    `skip_faulty`: others with a fault are left out, with a warning in the log.
+    """
+    return _load_chains(project, list_recipes(project), overrides, skip_faulty)
 
 
 def _load_chains(
-    project: Project, names: Sequence[str], overrides: dict[str, tuple[str, ...]]
+    project: Project,
+    names: Sequence[str],
+    overrides: dict[str, tuple[str, ...]],
+    skip_faulty: bool = False,
 ) -> list[Chain]:
     """Load recipes as chains; the sources and the default recipe, which all share, are read once.
 
@@ -399,9 +396,15 @@ def _load_chains(
     sources = load_sources(project.root)
     known = tuple(sources)
     default = load_recipe(project, DEFAULT_RECIPE, known, overrides.get(DEFAULT_RECIPE, ()))
-    recipes = {DEFAULT_RECIPE: default} | {
-        name: load_recipe(project, name, known, overrides.get(name, ()))
-        for name in names
-        if name != DEFAULT_RECIPE
-    }
-    return [Chain(project, name, recipes[name], default, sources) for name in names]
+    recipes = {DEFAULT_RECIPE: default}
+    for name in names:
+        if name == DEFAULT_RECIPE:
+            continue
+        try:
+            recipes[name] = load_recipe(project, name, known, overrides.get(name, ()))
+        except PipelineError as error:
+            if not skip_faulty:
+                raise
+            logger.warning("left out: %s", error)
+    found = [name for name in names if name in recipes]
+    return [Chain(project, name, recipes[name], default, sources) for name in found]

@@ -83,7 +83,7 @@ class TinyProject:
 
         A signal to the command is not one to its worker.
         """
-        with log.open("wb") as file:
+        with log.open("ab") as file:
             return subprocess.Popen(
                 command,
                 cwd=self.root,

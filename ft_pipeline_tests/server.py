@@ -78,7 +78,7 @@ def halted_training(project: TinyProject) -> Iterator[None]:
 class Server:
     """A running `dagster dev`."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[str]"
     port: int
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
@@ -106,17 +106,7 @@ def dagster_dev(project: TinyProject, **extra_env: str) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = ["dagster", "dev", "--host", "127.0.0.1", "-m", LOCATION, "--port", str(port)]
-    with (project.root / "dev.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=project.root,
-            env=project.environment | extra_env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # Started in the background of a script it would ignore Ctrl-C, and SIGTERM with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-        )
+    process = project.start(*command, log=project.root / "dev.log", **extra_env)
     server = Server(process, port)
     try:
         wait_until(server.is_up, "the web server", 120)

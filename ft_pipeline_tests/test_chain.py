@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from ft_pipeline.artifacts import CheckResult
-from ft_pipeline.assets.training import _refuse_changed_model
+from ft_pipeline.assets.training import refuse_changed_model
 from ft_pipeline.chain import Chain, MissingInputs, load_chain, load_chains
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.plan import make_plan
@@ -632,7 +632,7 @@ def test_a_local_model_that_changes_while_it_is_copied_is_not_published(project:
     chain = load_chain(project, "quiz", {"quiz": ("base_model={path: model}",)})
     request = chain.request("base_model")
     with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
-        _refuse_changed_model(chain, draft, "model")
+        refuse_changed_model(chain, draft, "model")
         config.write_text('{"hidden_size": 64}', encoding="utf-8")
         with pytest.raises(PipelineError, match="base_model: model changed after this run"):
-            _refuse_changed_model(chain, draft, "model")
+            refuse_changed_model(chain, draft, "model")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ft_pipeline.assets.examples import _count_new_rows
+from ft_pipeline.assets.examples import count_new_rows
 from ft_pipeline.chain import load_chain
 from ft_pipeline.project import Project
 from ft_pipeline_tests.conftest import TinyProject
@@ -190,20 +190,13 @@ def test_files_that_cannot_be_read_are_named(project: TinyProject) -> None:
 
 def test_rows_wait_for_a_model_not_for_examples_alone(project: TinyProject) -> None:
     """`min_new_rows` counts what the newest model was not made from: its training may fail."""
-    lines = project.read_trivia()
-    row = [*lines[1]]
-    row[row.index(find_question(lines))] = "How many hills has Rome?"
-    project.write_trivia([*lines, row])
+    names, *rows = project.read_trivia()
+    new = dict(zip(names, rows[0], strict=True)) | {"question": "How many hills has Rome?"}
+    project.write_trivia([names, *rows, list(new.values())])
     done = project.run("ft-pipeline", "run", "--to", "train_set")
     assert done.returncode == 0, done.stderr
     chain = load_chain(Project(project.root, project.store), "quiz", {})
     inputs = chain.request("prompt_completions").inputs
-    assert _count_new_rows(chain, inputs) == 1
+    assert count_new_rows(chain, inputs) == 1
     project.build("--to", "finetuned_model")
-    assert _count_new_rows(chain, inputs) == 0
-
-
-def find_question(lines: list[list[str]]) -> str:
-    """The question of the first row of a CSV of trivia."""
-    column = next(n for n, name in enumerate(lines[0]) if name.startswith("question"))
-    return lines[1][column]
+    assert count_new_rows(chain, inputs) == 0

@@ -101,7 +101,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         least = chain.recipe.automation.min_new_rows
         if not least or context.run.tags.get(tags.STARTED_BY) != tags.NEW_DATA:
             return True
-        found = _count_new_rows(chain, request.inputs)
+        found = count_new_rows(chain, request.inputs)
         if found is None or found >= least:
             return True
         context.log.info(
@@ -113,7 +113,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
     return define(chain, {name: described}, {name: checks}, work, is_wanted=has_enough_new_rows)
 
 
-def _count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
+def count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
     """Count the rows that the newest model was not made from; None where there is no model."""
     known = _find_trained_examples(chain)
     if known is None:

@@ -56,7 +56,7 @@ def define_base_model(
         )
         fill_from_report(draft, run_task(context, chain, task))
         if choice.path:
-            _refuse_changed_model(chain, draft, choice.path)
+            refuse_changed_model(chain, draft, choice.path)
 
     choice = chain.model_choice(name)
     what = {"base_model": "that is fine-tuned", "student_model": "that is taught"}
@@ -107,7 +107,7 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
     return define(chain, specs, dict.fromkeys(sides, TOKENS_CHECKS), work)
 
 
-def _refuse_changed_model(chain: Chain, draft: Draft, path: str) -> None:
+def refuse_changed_model(chain: Chain, draft: Draft, path: str) -> None:
     """Raise PipelineError where a local model's files changed after the run began."""
     if hash_local_model(chain.project, draft.asset, path) != draft.ingredients.settings["revision"]:
         raise PipelineError(

@@ -36,7 +36,7 @@ from ft_pipeline.worker.hardware import (
     peak_memory_mb,
 )
 from ft_pipeline.worker.held import is_whole_model, load_unpacked_base
-from ft_pipeline.worker.losses import find_body_and_head
+from ft_pipeline.worker.losses import Head, find_body_and_head
 from ft_pipeline.worker.models import load_tokenizer, load_whole
 from ft_pipeline.worker.tokens import IGNORED, encode, find_opening, read_tokens, render_prompt
 
@@ -55,7 +55,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
     records = read_tokens(task.val_tokens)
     examples = choose_examples(read_jsonl(task.val_set), task.generation.prompts_per_task)
     reports = {}
-    for asset, evaluated, subject in _load_each(task.models):
+    for asset, evaluated, subject in load_each(task.models):
         logger.info("%s: %d examples to score, %d to answer", asset, len(records), len(examples))
         start = monotonic()
         losses = score(subject, records, tokenizer.pad_token_id)
@@ -74,7 +74,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
     return reports
 
 
-def _load_each(
+def load_each(
     models: dict[str, EvaluatedModel],
 ) -> Iterator[tuple[str, EvaluatedModel, Any]]:
     """Give each model loaded; those with the same base, one after the other, share it."""
@@ -158,7 +158,7 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     `input_ids`: int[batch, length], padded on the right; logits are made for trained positions
     only, in float32, but for models that scale or cap them behind the head.
     """
-    states_of, head = _cut(model)
+    states_of, head = _part(model)
     device = choose_device()
     found: list[dict[str, Any]] = []
     for batch in _batches(records):
@@ -189,8 +189,8 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     return sorted(found, key=lambda record: str(record["example_id"]))
 
 
-def _cut(model: Any) -> tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """Return what makes states of tokens and what makes logits of states.
+def _part(model: Any) -> tuple[Callable[..., torch.Tensor], Head]:
+    """Return what makes states of tokens, and what makes logits of states.
 
     Where a model changes its logits behind its head, the first makes logits already.
     """

@@ -125,7 +125,10 @@ def _add_lora(model: Any, settings: Training) -> Any:
         task_type="CAUSAL_LM",
     )
     _require_modules(model, lora.modules)
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # peft: a name with a path, and nothing there
+        raise PipelineError(f"training.lora.target_modules: {error}") from error
     if choose_device() == "cuda":  # where autocast lets the base's biases be in fp32 beside it
         for parameter in adapted.parameters():
             if parameter.requires_grad:

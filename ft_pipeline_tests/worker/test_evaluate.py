@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GraniteForCausalLM
 from ft_pipeline.jsonl import read_jsonl
 from ft_pipeline.recipe import Generation
 from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.worker.evaluate import _load_each, adapted, answer, choose_examples, run, score
+from ft_pipeline.worker.evaluate import adapted, answer, choose_examples, load_each, run, score
 from ft_pipeline.worker.models import load_tokenizer
 from ft_pipeline.worker.tokens import encode, read_tokens, render_prompt
 from ft_pipeline_tests.worker.conftest import WorkerInputs
@@ -60,7 +60,7 @@ def test_a_model_is_let_go_before_the_next_is_loaded(inputs: WorkerInputs, tmp_p
         name: EvaluatedModel(model=model, output=tmp_path)
         for name, model in (("first", held), ("second", rounded))
     }
-    loading = _load_each(models)
+    loading = load_each(models)
     _, _, subject = next(loading)
     first = weakref.ref(subject)
     del subject
