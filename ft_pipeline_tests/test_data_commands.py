@@ -12,7 +12,9 @@ import yaml
 
 from ft_pipeline.assets.examples import count_new_rows
 from ft_pipeline.chain import load_chain
+from ft_pipeline.examples.search import find_rows
 from ft_pipeline.project import Project
+from ft_pipeline.sources.catalog import FilesSource
 from ft_pipeline_tests.conftest import TinyProject
 
 
@@ -200,3 +202,13 @@ def test_rows_wait_for_a_model_not_for_examples_alone(project: TinyProject) -> N
     assert count_new_rows(chain, inputs) == 1
     project.build("--to", "finetuned_model")
     assert count_new_rows(chain, inputs) == 0
+
+
+def test_a_text_is_found_whatever_white_space_a_row_has(tmp_path: Path) -> None:
+    """`prompt_completion` keeps the white space of code."""
+    file = tmp_path / "code.jsonl"
+    file.write_text('{"prompt": "f(a,\\n    b)", "completion": "Zoe  Low"}\n', encoding="utf-8")
+    declared = FilesSource(kind="files", path="code.jsonl")
+    for text in ("f(a, b)", "zoe low", "Zoe  Low"):
+        (found,) = find_rows("code", declared, "prompt_completion", {"code.jsonl": file}, text)
+        assert found["line"] == 1

@@ -30,6 +30,7 @@ def find_rows(
     for batch in reader.read_batches(files):
         shown = _join_fields(batch)
         both = pc.binary_join_element_wise(shown, batch.column("identity"), " ")
+        both = pc.replace_substring_regex(both, r"\s+", " ")  # as `clean` leaves the text
         hits = pc.match_substring(both, text, ignore_case=True)
         chosen = pc.and_(hits, batch.column("identity").is_valid())
         for row, words in zip(
