@@ -3,12 +3,12 @@
     python benchmarks/contestants.py <contestant> '{"inputs": "…", "out": "…", …}'
 
 The last line of the output is a JSON object. `seconds` is the training loop alone, from the
-trainer's on_train_begin to its on_train_end, for all of them; `peak_mb` is the whole process.
+trainer's on_train_begin to its on_train_end, for all of them; `peak_mb` is the whole process, on a
+GPU what torch's allocator gave out there.
 """
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -42,8 +42,9 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     given = json.loads(sys.argv[2])
     found = CONTESTANTS[sys.argv[1]](given)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print("\n" + json.dumps({"peak_mb": round(peak), **found}))
+    from ft_pipeline.worker.hardware import peak_memory_mb
+
+    print("\n" + json.dumps({"peak_mb": round(peak_memory_mb()), **found}))
 
 
 def import_first(contestant: str) -> None:
@@ -56,6 +57,7 @@ class Stopwatch:
     """Times the loop of every trainer that is derived from transformers'."""
 
     def __init__(self) -> None:
+        import torch
         from transformers.trainer_callback import CallbackHandler
 
         self.seconds = 0.0
@@ -66,6 +68,8 @@ class Stopwatch:
             return begin(*given)
 
         def on_train_end(*given: Any) -> Any:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             self.seconds = time.perf_counter() - self._start
             return end(*given)
 
@@ -77,19 +81,21 @@ def train_ours(given: Given) -> dict[str, Any]:
     """Train by the worker's own code; `settings` are laid over those common to all."""
     from ft_pipeline.recipe import Training
     from ft_pipeline.tasks import TrainTask
+    from ft_pipeline.worker.methods import choose_backend
     from ft_pipeline.worker.train import run
 
     inputs, out = Inputs(Path(given["inputs"])), Path(given["out"])
     asked = {"method": given["method"], "max_steps": given["steps"], **given.get("settings", {})}
+    settings = Training.model_validate(SETTINGS | asked)
     task = TrainTask(
         base_model=inputs.base_model,
         train_tokens=inputs.train_tokens,
-        settings=Training.model_validate(SETTINGS | asked),
+        settings=settings,
         output=out,
         checkpoints=out / "checkpoints",
     )
     out.mkdir(parents=True, exist_ok=True)
-    if asked.get("backend") == "unsloth":
+    if choose_backend(settings).name == "unsloth":
         import unsloth  # noqa: F401
     watch, saves = Stopwatch(), time_saves()
     keep_initial(out / "initial.safetensors")
@@ -101,6 +107,7 @@ def train_ours(given: Given) -> dict[str, Any]:
         "saves": len(saves),
         "dtype": report["dtype"],
         "batching": report["batching"],
+        "backend": report["backend"],
     }
 
 
@@ -145,9 +152,11 @@ def train_plainly(given: Given) -> dict[str, Any]:
 
     from ft_pipeline.recipe import Training
     from ft_pipeline.worker.batches import plan_epoch
+    from ft_pipeline.worker.hardware import choose_device
     from ft_pipeline.worker.methods import Backend, prepare
     from ft_pipeline.worker.tokens import read_tokens
 
+    device = choose_device()
     inputs = Inputs(Path(given["inputs"]))
     chosen = Training.model_validate(SETTINGS | given["settings"])
     records = read_tokens(inputs.train_tokens)
@@ -158,7 +167,7 @@ def train_plainly(given: Given) -> dict[str, Any]:
     if set(trained) != set(initial):
         sys.exit(f"other parameters are trained: {sorted(set(trained) ^ set(initial))[:4]} …")
     for name, parameter in trained.items():
-        parameter.data = initial[name].float()
+        parameter.data = initial[name].float().to(device)
     optimizer = torch.optim.AdamW(trained.values(), lr=chosen.learning_rate, weight_decay=0.0)
     size = chosen.batch_size * chosen.gradient_accumulation
     lengths = [len(record["input_ids"]) for record in records]
@@ -167,8 +176,8 @@ def train_plainly(given: Given) -> dict[str, Any]:
         count = sum(label != -100 for number in step for label in records[number]["labels"][1:])
         total = 0.0
         for number in step:
-            ids = torch.tensor([records[number]["input_ids"]])
-            labels = torch.tensor(records[number]["labels"][1:])
+            ids = torch.tensor([records[number]["input_ids"]], device=device)
+            labels = torch.tensor(records[number]["labels"][1:], device=device)
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
             loss.backward()
@@ -185,8 +194,8 @@ def train_trl(given: Given) -> dict[str, Any]:
     `flavour` plain: our settings (fp32, no checkpointing), the adapter put back to fp32, which trl
     rounds to bf16 on a quantized base (and a CPU without AMX is slow in it). defaults: what
     SFTTrainer and SFTConfig choose themselves, and bf16 as NF4's compute dtype, as TRL's
-    documentation has it. bf16: the base in bf16 and no checkpointing; no autocast on NF4, which
-    would learn badly.
+    documentation has it. bf16: the base in bf16 and no checkpointing; autocast on a GPU only: on a
+    CPU it would learn badly on NF4.
     """
     import torch
     from peft import LoraConfig
@@ -205,7 +214,8 @@ def train_trl(given: Given) -> dict[str, Any]:
         )
     switches: dict[str, Any] = {"model_init_kwargs": loading}
     if flavour != "defaults":
-        switches |= {"gradient_checkpointing": False, "bf16": False}
+        autocast = flavour == "bf16" and torch.cuda.is_available()
+        switches |= {"gradient_checkpointing": False, "bf16": autocast}
     set_seed(SETTINGS["seed"])
     base = str(Inputs(Path(given["inputs"])).base_model)
     trainer = SFTTrainer(
@@ -229,7 +239,7 @@ def train_trl(given: Given) -> dict[str, Any]:
 
 
 def train_unsloth(given: Given) -> dict[str, Any]:
-    """unsloth's CPU path, without its checkpointing, in the dtype that this CPU is fastest in."""
+    """A bare script with unsloth, without its checkpointing, in the fastest dtype here."""
     import torch
     from trl import SFTTrainer
     from unsloth import FastLanguageModel
@@ -252,7 +262,8 @@ def train_unsloth(given: Given) -> dict[str, Any]:
         use_gradient_checkpointing=False,
         random_state=SETTINGS["seed"],
     )
-    bf16 = dtype == torch.bfloat16 and given["method"] != "qlora"
+    quantized_on_cpu = given["method"] == "qlora" and not torch.cuda.is_available()
+    bf16 = dtype == torch.bfloat16 and not quantized_on_cpu
     trainer = SFTTrainer(
         model=model,
         args=make_config(given, gradient_checkpointing=False, bf16=bf16),
@@ -352,6 +363,8 @@ def make_config(given: Given, **switches: Any) -> Any:
 
 def list_arguments(given: Given) -> dict[str, Any]:
     """Return the training arguments that all have in common; the rest is the library's default."""
+    import torch
+
     return {
         "output_dir": str(Path(given["out"]) / "trainer"),
         "per_device_train_batch_size": SETTINGS["batch_size"],
@@ -360,7 +373,7 @@ def list_arguments(given: Given) -> dict[str, Any]:
         "weight_decay": SETTINGS["weight_decay"],
         "max_steps": given["steps"],
         "seed": SETTINGS["seed"],
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

@@ -3,18 +3,21 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 LIBRARIES = ("dagster", "torch", "transformers", "trl", "peft", "bitsandbytes", "duckdb")
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, load, Python and library versions."""
+    """Return processor, cores, GPU, load, Python and library versions."""
     return {
         "processor": _processor(),
+        "gpu": name_gpu(),
         "cores": len(os.sched_getaffinity(0)),
         "load_1_min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
@@ -40,6 +43,15 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     print(f"|{'---|' * len(header)}")
     for row in rest:
         print(f"| {' | '.join(row)} |")
+
+
+def name_gpu() -> str | None:
+    """Return the first GPU's name and memory; None where there is none."""
+    if which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
 
 
 def _processor() -> str:

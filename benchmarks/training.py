@@ -1,4 +1,4 @@
-"""Training of SmolLM2-135M: ft_pipeline beside TRL, unsloth's CPU path and the guide's way.
+"""Training of SmolLM2-135M: ft_pipeline beside TRL, unsloth and the guide's way.
 
     python benchmarks/training.py                 # all contestants, 36 steps of 4 × 2 examples
     python benchmarks/training.py --steps 4       # the same, smaller
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from contestants import SETTINGS
-from machine import describe, print_table, write
+from machine import describe, name_gpu, print_table, write
 from training_inputs import ROOT, Inputs, make_inputs
 
 FT_THREADS = os.environ.get("FT_THREADS", "2")
@@ -40,8 +40,10 @@ BOTH: dict[str, tuple[str, dict[str, Any]]] = {
     "bare TRL script": ("trl", {"flavour": "plain"}),
     "TRL, bf16": ("trl", {"flavour": "bf16"}),
     "TRL, its defaults": ("trl", {"flavour": "defaults"}),
-    "unsloth, CPU": ("unsloth", {}),
+    "unsloth": ("unsloth", {}),
 }
+if name_gpu():  # `auto` takes unsloth there
+    BOTH["ours, transformers"] = ("ours", {"settings": {"backend": "transformers"}})
 LLAMA_FACTORY = os.environ.get("FT_LLAMA_FACTORY")
 PEERS = {"qlora": {**BOTH}, "lora": {**BOTH, "the guide's way": ("guide", {})}}
 if LLAMA_FACTORY:
@@ -120,14 +122,18 @@ def measure_grouping(folder: Path, steps: int | None, only: str) -> dict[str, An
     inputs = make_inputs(folder / "inputs", "smollm2", examples - examples // 3, examples // 3)
     print(f"\n{examples} examples, a third of them chains of thought, {inputs.tokens:,} tokens\n")
     found: Table = {}
-    for batching in ("plain", "grouped", "packed"):
-        if only in batching:
-            given = {"method": "lora", "steps": steps, "settings": {"batching": batching}}
-            found[batching] = rate(run_child("ours", inputs, folder / batching, given))
-    if "plain" in found:
-        for figures in found.values():
-            plain = found["plain"]["tokens_per_second"]
-            figures["faster_than_plain_by"] = round(figures["tokens_per_second"] / plain, 2)
+    for backend in ("transformers", "unsloth") if name_gpu() else ("transformers",):
+        for batching in ("plain", "grouped", "packed"):
+            name = f"{backend}, {batching}"
+            if only in name:
+                settings = {"batching": batching, "backend": backend}
+                given = {"method": "lora", "steps": steps, "settings": settings}
+                found[name] = rate(run_child("ours", inputs, folder / name, given))
+    for name, figures in found.items():
+        plain = found.get(f"{name.partition(',')[0]}, plain")
+        if plain:
+            gain = figures["tokens_per_second"] / plain["tokens_per_second"]
+            figures["faster_than_plain_by"] = round(gain, 2)
     show(found)
     return {"steps": steps, "tokens": inputs.tokens, "batching": found}
 
@@ -217,7 +223,7 @@ def start_worker(config: Path, threads: str = FT_THREADS) -> "subprocess.Popen[b
 
 
 def measure_correctness(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
-    """losses of each combination that a CPU can train, beside those of a plain fp32 loop"""
+    """losses of each combination that this machine can train, beside those of a plain fp32 loop"""
     steps = steps or 24
     inputs = make_inputs(folder / "inputs", "smollm2", steps * SMALL["batch_size"], validation=1)
     plain: dict[tuple[str, ...], list[float]] = {}
@@ -233,16 +239,17 @@ def measure_correctness(folder: Path, steps: int | None, only: str) -> dict[str,
 
 
 def list_combinations() -> dict[str, dict[str, Any]]:
-    """Return the settings of every combination that the project does not refuse on a CPU."""
+    """Return the settings of every combination that the project does not refuse on this machine."""
     from ft_pipeline.errors import PipelineError
     from ft_pipeline.recipe import Training
+    from ft_pipeline.worker.hardware import choose_dtype
     from ft_pipeline.worker.methods import choose_backend
 
     found = {}
     for backend in ("transformers", "unsloth"):
         for method in METHODS:
             for quantization in ("none", "int8", "nf4"):
-                for precision in ("fp32", "bf16"):
+                for precision in ("fp32", "bf16", "fp16"):
                     settings = {
                         "backend": backend,
                         "method": method,
@@ -251,6 +258,7 @@ def list_combinations() -> dict[str, dict[str, Any]]:
                     }
                     try:
                         choose_backend(Training.model_validate(settings))
+                        choose_dtype(precision)
                     except (PipelineError, ValueError):
                         continue
                     found[f"{backend} {method} {quantization} {precision}"] = settings
@@ -291,7 +299,7 @@ def compare(
         plain[key] = run_child("plain_loop", inputs, out / "plain", more)["losses"]
     differences = [abs(a - b) / b for a, b in zip(losses, plain[key], strict=True)]
     worst = max(differences)
-    rounds = settings["precision"] == "bf16" or settings["quantization"] == "int8"
+    rounds = settings["precision"] != "fp32" or settings["quantization"] == "int8"
     band = ROUNDED if rounds else EXACT
     quarter = max(1, len(losses) // 4)
     end = abs(sum(losses[-quarter:]) / sum(plain[key][-quarter:]) - 1)

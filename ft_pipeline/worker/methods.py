@@ -6,6 +6,7 @@ trainer restores them (train.py).
 """
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -173,13 +174,16 @@ def _prepare_with_unsloth(
 
     from ft_pipeline.worker.base_model import locate_weights
 
-    model, _ = FastLanguageModel.from_pretrained(
-        model_name=str(locate_weights(base_model)),
-        max_seq_length=longest,
-        dtype=dtype,
-        load_in_4bit=settings.base_quantization == "nf4",
-        load_in_8bit=settings.base_quantization == "int8",
-    )
+    with tempfile.TemporaryDirectory(prefix="ft-pipeline-tokenizer-") as folder:
+        _write_harmless_tokenizer(base_model, Path(folder))
+        model, _ = FastLanguageModel.from_pretrained(
+            model_name=str(locate_weights(base_model)),
+            tokenizer_name=folder,
+            max_seq_length=longest,
+            dtype=dtype,
+            load_in_4bit=settings.base_quantization == "nf4",
+            load_in_8bit=settings.base_quantization == "int8",
+        )
     _require_modules(model, settings.lora.modules)
     return FastLanguageModel.get_peft_model(
         model,
@@ -195,3 +199,19 @@ def _prepare_with_unsloth(
         use_gradient_checkpointing=settings.gradient_checkpointing,
         random_state=settings.seed,
     )
+
+
+def _write_harmless_tokenizer(base_model: Path, folder: Path) -> None:
+    """Write a tokenizer for unsloth, which is not trained with, to a folder.
+
+    Where padding is missing or EOS, unsloth adds a token to the model, or refuses it. Any other
+    token will do here: attention masks say what is padding.
+    """
+    from ft_pipeline.worker.models import load_tokenizer
+
+    tokenizer = load_tokenizer(base_model)
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        other = next(n for n in range(len(tokenizer)) if n != tokenizer.eos_token_id)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(other)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)

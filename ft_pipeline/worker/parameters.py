@@ -31,9 +31,3 @@ def switch_to_evaluation(model: Any) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit" and type(module).__module__.startswith("bits"):
             module.training = True
-
-
-def is_unsloth(model: Any) -> bool:
-    """Whether unsloth has prepared a model: its own fused loss is taken then."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return hasattr(base, "max_seq_length") and hasattr(base, "for_training")

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -39,7 +40,6 @@ from ft_pipeline.worker.losses import (
 )
 from ft_pipeline.worker.parameters import (
     copy_trained,
-    is_unsloth,
     restore_trained,
     switch_to_evaluation,
 )
@@ -87,7 +87,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         super().__init__(**given)
         self.settings, self.work, self.watch = settings, work, watch
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
-        self._parts = None if is_unsloth(self.model) else find_body_and_head(self.model)
+        self._parts = find_body_and_head(self.model)
         if self._parts is None and work.lesson is not None:
             raise PipelineError(
                 f"distillation.student: {type(self.model).__name__} changes its logits behind its "
@@ -141,12 +141,15 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         """Return the micro-batch of these examples."""
         return self._collate([(number, self.work.records[number]) for number in numbers])
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor:
-        """Count the trained tokens of a whole step, by which each loss is divided."""
-        self._step_trained = sum(count_trained(batch) for batch in batch_samples)
-        self._step_tokens = sum(count_tokens(batch) for batch in batch_samples)
-        self._batch_ids = [batch["examples"].tolist() for batch in batch_samples]
-        return torch.tensor(self._step_trained, device=device)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: Any
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
+        """Return a step's batches and its trained tokens, by which each loss is divided."""
+        batches = list(islice(epoch_iterator, num_batches))
+        self._step_trained = sum(count_trained(batch) for batch in batches)
+        self._step_tokens = sum(count_tokens(batch) for batch in batches)
+        self._batch_ids = [batch["examples"].tolist() for batch in batches]
+        return batches, torch.tensor(self._step_trained, device=device)
 
     # ---- Loss
 

@@ -279,7 +279,9 @@ def test_base_is_held_as_the_recipe_says(ran: Ran) -> None:
     report = ran.read("output/meta/report.json")
     assert report["loss_is_finite"]
     assert report["quantization"] == ran.recipe.training.base_quantization
-    assert report["backend"] == (ran.recipe.training.backend if ON_GPU else "transformers")
+    asked = ran.recipe.training
+    may_be_unsloth = ON_GPU and asked.backend != "transformers" and asked.method != "bottleneck"
+    assert report["backend"] == ("unsloth" if may_be_unsloth else "transformers")
 
 
 @pytest.mark.slow

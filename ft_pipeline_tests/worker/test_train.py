@@ -1,7 +1,6 @@
 """Training for real, on the CPU, by both back ends: right losses, whole files, clear refusals.
 
-A GPU's code paths (autocast, adamw_8bit, unsloth's kernels) stay unproven here; tests marked `gpu`
-run them where there is one.
+A GPU's code paths (autocast, adamw_8bit, unsloth's kernels): test_gpu.py.
 """
 
 import json
@@ -24,24 +23,23 @@ from transformers import (
 )
 
 from ft_pipeline.jsonl import write_jsonl
-from ft_pipeline.recipe import Training
 from ft_pipeline.worker.evaluate import score
 from ft_pipeline.worker.tokens import read_tokens
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.training import (
-    SETTINGS,
+    EXACT,
+    GENTLE,
+    ROUNDED,
     Trained,
     make_granite,
+    plain_losses,
     train,
     train_here,
     write_task,
 )
 
 # Method, quantization and precision that a CPU can train, and how far the losses of 24 steps may
-# leave those of a plain fp32 loop on the same base. bf16 rounds the base's products.
-EXACT, ROUNDED = 1e-4, 0.01
-# At higher rates the last bits of a sum grow into the third digit within 24 steps.
-GENTLE = {"max_steps": 24, "learning_rate": 0.003}
+# leave those of a plain fp32 loop on the same base.
 TWO_LAYERS = {"r": 4, "alpha": 8, "dropout": 0.0, "init": "gaussian", "layers": [1, 2]}
 COMBINATIONS: dict[str, tuple[dict[str, Any], float]] = {
     "lora": ({"method": "lora"}, EXACT),
@@ -77,47 +75,6 @@ def test_losses_follow_a_plain_loop(inputs: WorkerInputs, tmp_path: Path, name: 
     assert found[-1] < found[0] - 0.01  # it learns
     assert trained.report["batching"] == settings.get("batching", "plain")
     assert trained.report["adapter_loads"]
-
-
-def plain_losses(inputs: WorkerInputs, **settings: Any) -> list[float]:
-    """Train by hand, one example after the other, so that padding and packing play no part."""
-    from transformers import set_seed
-
-    from ft_pipeline.worker.batches import plan_epoch
-    from ft_pipeline.worker.methods import Backend, prepare
-    from ft_pipeline.worker.tokens import read_tokens
-
-    chosen = Training.model_validate(
-        SETTINGS | GENTLE | settings | {"gradient_checkpointing": False}
-    )
-    set_seed(chosen.seed)
-    fp32 = Backend("transformers", "")
-    model = prepare(fp32, inputs.base_model, chosen, torch.float32, longest=512)
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=0.0)
-    records = read_tokens(inputs.train_tokens)
-    lengths = [len(record["input_ids"]) for record in records]
-    size = chosen.batch_size * chosen.gradient_accumulation
-    batching = "grouped" if chosen.batching == "grouped" else "plain"
-    losses = []
-    for step in plan_epoch(lengths, size, batching, chosen.seed, 0)[:24]:
-        total = sum(_sum_loss(model, records[number]) for number in step)
-        count = sum(label != -100 for number in step for label in records[number]["labels"][1:])
-        loss = total / count
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def _sum_loss(model: Any, record: dict[str, Any]) -> torch.Tensor:
-    logits = model(input_ids=torch.tensor([record["input_ids"]]), use_cache=False).logits[0, :-1]
-    labels = torch.tensor(record["labels"][1:])
-    return torch.nn.functional.cross_entropy(
-        logits.float(), labels, ignore_index=-100, reduction="sum"
-    )
 
 
 @pytest.mark.slow
