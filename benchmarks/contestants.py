@@ -143,9 +143,10 @@ def keep_initial(target: Path) -> None:
 
 
 def train_plainly(given: Given) -> dict[str, Any]:
-    """Train in fp32 by a loop of AdamW, one example after the other; return its losses.
+    """Train by a loop of AdamW, one example after the other; return its losses.
 
-    The batches are those of the project's plan, the initial parameters those of `initial`.
+    In fp32, or where `autocast` says so with fp32 weights under bf16's autocast. The batches are
+    those of the project's plan, the initial parameters those of `initial`.
     """
     import torch
     from safetensors.torch import load_file
@@ -178,7 +179,8 @@ def train_plainly(given: Given) -> dict[str, Any]:
         for number in step:
             ids = torch.tensor([records[number]["input_ids"]], device=device)
             labels = torch.tensor(records[number]["labels"][1:], device=device)
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            with torch.autocast(device, torch.bfloat16, enabled=bool(given.get("autocast"))):
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
             loss.backward()
             total += float(loss.detach())

@@ -50,9 +50,11 @@ if LLAMA_FACTORY:
     PEERS["lora"]["LLaMA-Factory, bf16"] = ("llama_factory", {})
 SMALL = {"batch_size": 2, "gradient_accumulation": 1}
 METHODS = ("qlora", "lora", "rslora", "dora", "bottleneck", "full")
-# How far a step's loss may leave that of the plain fp32 loop, relative: bf16 and int8 round. Adam's
-# first updates are nearly the gradient's sign, which rounding turns where it is small: step 2 of
-# SmolLM2 left by 3.6 %. The mean of the last quarter is held to ENDS.
+# How far a step's loss may leave that of the plain fp32 loop, relative: half precision and int8
+# round. Adam's first updates are nearly the gradient's sign, which rounding turns where it is
+# small: step 2 of SmolLM2 left by 3.6 %. Where all weights are trained so, a plain loop in bf16
+# leaves one in fp32 by 23 %, and is what bf16 is compared with. The mean of the last quarter is
+# held to ENDS.
 EXACT, ROUNDED, ENDS = 1e-4, 0.05, 0.01
 
 Table = dict[str, dict[str, Any]]
@@ -292,10 +294,11 @@ def compare(
     initial = out / "initial.safetensors"
     from ft_pipeline.artifacts import hash_file
 
-    same = settings["method"].replace("qlora", "lora"), settings["quantization"]
+    autocast = settings["method"] == "full" and settings["precision"] == "bf16"
+    same = settings["method"].replace("qlora", "lora"), settings["quantization"], f"{autocast}"
     key = (*same, hash_file(initial))
     if key not in plain:
-        more = {**given, "initial": str(initial)}
+        more = {**given, "initial": str(initial), "autocast": autocast}
         plain[key] = run_child("plain_loop", inputs, out / "plain", more)["losses"]
     differences = [abs(a - b) / b for a, b in zip(losses, plain[key], strict=True)]
     worst = max(differences)

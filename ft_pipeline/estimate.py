@@ -22,7 +22,8 @@ from ft_pipeline.steps import StepPlan, plan_steps
 WEIGHT_BYTES = {"nf4": 0.516, "int8": 1.002, "fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # AdamW's two moments a trained weight; bitsandbytes' 8-bit ones with their constants.
 OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2.1}
-# Python, torch and the libraries, seen with the tiny model on a CPU.
+# Python, torch and the libraries, seen with the tiny model on a CPU. On a GPU they lie elsewhere;
+# what CUDA itself takes there (about 500 MB) is not counted, nor measured afterwards.
 PROCESS_MB = 700.0
 # What glibc's heap takes a byte of kept activations, between tensors that come and go: 1.75 (fp32)
 # and 2.0 (bf16) were seen with SmolLM2. CUDA's allocator wastes little.
@@ -34,8 +35,9 @@ OTHER_NAMES = {
     "num_attention_heads": ("n_head", "num_heads"),
     "intermediate_size": ("n_inner", "ffn_dim", "d_ff"),
 }
-# Floating-point operations a second and core, where nothing was measured on this machine yet.
-ASSUMED_SPEED = 25e9
+# Floating-point operations a second of two cores and of a GPU, where nothing was measured on this
+# machine yet. An H200 reached 12e12 (1 B weights, it waits for the host) to 277e12 (8 B).
+ASSUMED_SPEED, ASSUMED_GPU_SPEED = 50e9, 20e12
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def estimate_training(
     """Estimate a training from the model's config.json and the report of train_tokens.
 
     `dtype` computes (fp32, bf16, fp16), `speed` is what the machine reached before, in
-    floating-point operations a second; without it two cores of ASSUMED_SPEED are assumed.
+    floating-point operations a second; without it ASSUMED_SPEED or ASSUMED_GPU_SPEED is taken.
     """
     linear, other = count_parameters(config)
     trainable = count_trainable(settings, config)
@@ -150,6 +152,7 @@ def estimate_training(
     mean = tokens["tokens"] / max(tokens["kept"], 1)
     seen = steps * settings.batch_size * settings.gradient_accumulation * mean
     work = count_operations(settings, linear, seen)
+    speed = speed or (ASSUMED_GPU_SPEED if on_gpu else ASSUMED_SPEED)
     return Estimate(
         parameters=linear + other,
         trainable=trainable,
@@ -160,8 +163,8 @@ def estimate_training(
         * (1.0 if on_gpu else CPU_HEAP),
         # In float32: logits, their softmax, their gradient.
         logits_mb=min(longest * share * config["vocab_size"], 1 << 24) * 12 / 1e6,
-        other_mb=PROCESS_MB,
-        seconds=work / (speed or 2 * ASSUMED_SPEED),
+        other_mb=0.0 if on_gpu else PROCESS_MB,
+        seconds=work / speed,
         operations=work,
     )
 

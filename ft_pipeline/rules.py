@@ -203,7 +203,7 @@ RULES: dict[str, Rule] = {
     ),
     "finetuned_model": Rule(
         "training",
-        "4",
+        "5",
         ("train_tokens", "base_model"),
         lambda recipe: {"training": _training(recipe.training)},
         TRAINING_WORK,

@@ -177,7 +177,7 @@ def test_a_teacher_that_is_not_built_is_named(fresh_project: TinyProject, tmp_pa
         ("k=0", "distillation.k"),
         ("student.prune.layers=0", "distillation.student.prune.layers"),
         ("divergence=jsd", "take teacher.mode online"),
-        ("training.backend=unsloth", "has a loss of its own"),
+        ("training.backend=unsloth", "students are trained by transformers"),
         ("student={}", "give exactly one of `model` and `prune`"),
         ("tial=bucket", "Did you mean `tail`?"),
     ],

@@ -124,6 +124,6 @@ class Distillation(Section):
             )
         if self.training.backend == "unsloth":
             raise ValueError(
-                "training.backend unsloth has a loss of its own; take auto or transformers"
+                "training.backend: students are trained by transformers; take auto or transformers"
             )
         return self

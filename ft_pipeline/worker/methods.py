@@ -42,7 +42,7 @@ def choose_backend(settings: Training, of_student: bool = False) -> Backend:
         return Backend("transformers", "the recipe asks for it")
     obstacle = _find_obstacle(settings)
     if of_student:
-        obstacle = "unsloth's loss knows no teacher, and the baseline is trained alike"
+        obstacle = "students and their baseline are trained by transformers"
     if settings.backend == "unsloth":
         if obstacle:
             raise PipelineError(
