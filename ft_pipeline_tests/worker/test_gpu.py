@@ -126,6 +126,7 @@ def test_unsloth_is_chosen_and_learns_what_the_plain_loop_learns(
     assert found[0] == pytest.approx(expected[0], rel=ROUNDED)
     assert found == pytest.approx(expected, rel=0.05)
     assert trained.report["tokens"] > 0
+    assert trained.report["adapter_loads"]
     assert len(trained.report["worst_examples"]) == 10
 
 

@@ -1,7 +1,7 @@
 """A training that is killed and started again gives, bit for bit, what an undisturbed one gives.
 
 Some trainings are workers killed by SIGKILL, others run here and are asked to leave by SIGTERM,
-which saves the start of a process. On a GPU sums may differ in the last bits: that is unproven.
+which saves the start of a process. On a GPU the last bits may differ: test_gpu.py.
 """
 
 import json
