@@ -1,5 +1,6 @@
 """What this machine has, and what is chosen for it."""
 
+import ctypes
 import gc
 import os
 import resource
@@ -63,6 +64,16 @@ def free_memory() -> None:
     if choose_device() == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def trim_heap() -> None:
+    """Give the free pages of glibc's heap back to the system, where there is one.
+
+    Between batches of changing lengths it would go on growing (docs/decisions.md).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def describe_hardware() -> dict[str, str | int]:

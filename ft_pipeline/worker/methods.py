@@ -31,13 +31,20 @@ class Backend:
 
 
 def choose_backend(settings: Training, of_student: bool = False) -> Backend:
-    """Resolve `training.backend`. Raises PipelineError where unsloth is asked for but cannot run.
+    """Resolve `training.backend`.
+
+    Raises PipelineError where unsloth is asked for but cannot run, or no back end can train this.
 
     `of_student`: a distilled model or its baseline is trained, which are to differ by their loss
     alone.
 
     Does not import unsloth: whoever trains with it has to import it before transformers.
     """
+    if (settings.method, settings.base_quantization) == ("dora", "int8") and not _has_gpu():
+        raise PipelineError(
+            "training.quantization: dora on int8 needs a GPU (on a CPU peft 0.21 loses the scales "
+            "of int8 weights). Take nf4 or none."
+        )
     if settings.backend == "transformers":
         return Backend("transformers", "the recipe asks for it")
     obstacle = _find_obstacle(settings)
@@ -50,7 +57,7 @@ def choose_backend(settings: Training, of_student: bool = False) -> Backend:
                 "auto or transformers."
             )
         return Backend("unsloth", f"the recipe asks for it (unsloth {version('unsloth')})")
-    if not torch.cuda.is_available():
+    if not _has_gpu():
         return Backend("transformers", "auto: no GPU")
     if obstacle:
         return Backend("transformers", f"auto: {obstacle}")
@@ -69,9 +76,13 @@ def _find_obstacle(settings: Training) -> str | None:
         return f"unsloth is used for {', '.join(UNSLOTH_METHODS)}, not for {settings.method}"
     if settings.base_quantization == "nf4" and not settings.double_quantization:
         return "unsloth always quantizes twice (training.double_quantization)"
-    if settings.base_quantization == "int8" and not torch.cuda.is_available():
+    if settings.base_quantization == "int8" and not _has_gpu():
         return "unsloth's int8 needs a GPU"
     return None
+
+
+def _has_gpu() -> bool:
+    return choose_device() == "cuda"
 
 
 def prepare(

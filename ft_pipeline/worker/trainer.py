@@ -31,6 +31,7 @@ from ft_pipeline.worker.batches import (
     count_trained,
 )
 from ft_pipeline.worker.checkpoints import Checkpoints
+from ft_pipeline.worker.hardware import trim_heap
 from ft_pipeline.worker.leave import Leaving
 from ft_pipeline.worker.losses import (
     completion_loss,
@@ -51,6 +52,7 @@ PROGRESS_FILE = "progress.json"
 RESOLVED_FILE = "resolved.json"
 EXAMPLE_LOSSES_FILE = "example_losses.safetensors"
 SHOWN_IDS = 8
+TRIM_STEPS = 5  # steps between two returns of the heap's free pages, on a CPU
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +225,8 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         now = monotonic()
         progress.seconds += now - self._step_start
         self.watch.expected_seconds(now - self._step_start)
+        if progress.step % TRIM_STEPS == 0 and self.args.device.type == "cpu":
+            trim_heap()
         last = self.state.global_step >= self.state.max_steps
         if progress.step % settings.logging_steps == 0 or last:
             record = progress.close_window(float(self.state.epoch), learning_rate, grad_norm)

@@ -159,6 +159,10 @@ def test_saved_adapter_loads_with_plain_peft_elsewhere(trained: Trained, tiny_mo
         ({"lora": {"target_modules": ["q_proj", "qkv_proj"]}}, "has no linear layer qkv_proj. Its"),
         ({"lora": {"layers": [1, 9]}}, r"training.lora.layers: \[1, 9\], but .* has 3 layers"),
         ({"precision": "fp16"}, "training.precision: fp16 needs a GPU"),
+        (
+            {"method": "dora", "quantization": "int8"},
+            "training.quantization: dora on int8 needs a GPU",
+        ),
         ({"warmup_steps": 60, "max_steps": None, "epochs": 1}, "training.warmup_steps is 60"),
         ({"backend": "unsloth", "method": "full"}, "unsloth is used for lora, qlora, dora, rslora"),
     ],
