@@ -146,7 +146,10 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: Any
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
-        """Return a step's batches and its trained tokens, by which each loss is divided."""
+        """Return a step's batches and its trained tokens, by which each loss is divided.
+
+        Not left to transformers: on a GPU unsloth puts its own in place, and nothing is counted.
+        """
         batches = list(islice(epoch_iterator, num_batches))
         self._step_trained = sum(count_trained(batch) for batch in batches)
         self._step_tokens = sum(count_tokens(batch) for batch in batches)

@@ -1,7 +1,7 @@
 """What only a GPU can prove: `pytest -m gpu`.
 
 Autocast, fp16's loss scaling, 8-bit optimizers, unsloth's kernels, CUDA's own word for too little
-memory, and models of a size at which the estimate counts. In all other tests the GPU is hidden.
+memory. In all other tests the GPU is hidden.
 """
 
 import importlib.util
@@ -45,6 +45,7 @@ needs_unsloth = pytest.mark.skipif(
 Record = Callable[[str, object], None]
 # LLM.int8 rounds activations too, and 8-bit moments round each update.
 COARSE = 0.05
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FULL = {"method": "full", "learning_rate": 1e-3}
 COMBINATIONS: dict[str, tuple[dict[str, Any], float]] = {
     "lora, fp32": ({"method": "lora", "precision": "fp32"}, EXACT),
@@ -96,14 +97,7 @@ def test_losses_follow_a_plain_loop(
     assert found == pytest.approx(expected, rel=band)
     assert found[-1] < found[0] - 0.01
     assert trained.report["batching"] == settings.get("batching", "plain")
-    assert (
-        trained.report["dtype"]
-        == {
-            "fp32": "float32",
-            "bf16": "bfloat16",
-            "fp16": "float16",
-        }[settings["precision"]]
-    )
+    assert trained.report["dtype"] == DTYPES[settings["precision"]]
     assert trained.report["adapter_loads"]
 
 
