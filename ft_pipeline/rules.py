@@ -30,7 +30,12 @@ def _training(training: Training) -> dict[str, Any]:
     unused = {"bottleneck"} if training.method != "bottleneck" else {"lora"}
     if training.method == "full":
         unused = {"lora", "bottleneck"}
-    return dict(training.model_dump(mode="json", exclude=left_out | unused))
+    settings = dict(training.model_dump(mode="json", exclude=left_out | unused))
+    # What a preset stands for, not its name: its meaning is code, and may change.
+    settings["quantization"] = training.base_quantization
+    if "lora" in settings:
+        settings["lora"]["target_modules"] = sorted(training.lora.modules)
+    return settings
 
 
 def _distillation(recipe: Recipe) -> Distillation:
@@ -149,18 +154,18 @@ class Rule:
 TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
 # Beside each of them lies a receipt of all that is behind it.
 MODEL_ASSETS = ("base_model", "teacher_model", "student_model", *TRAINED_ASSETS)
-TRAINING_WORK = ("ft_pipeline.worker.train", "ft_pipeline.worker.session")
+TRAINING_WORK = ("ft_pipeline.worker.train:run", "ft_pipeline.assets.training:define_training_of")
 STUDENT_EVALUATIONS = ("student_evaluation", "ce_evaluation", "distilled_evaluation")
 TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
 
-RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.sources.upstream",))
+RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.assets.sources:_define_raw",))
 RULES: dict[str, Rule] = {
     "prompt_completions": Rule(
         "examples",
         "3",
         ("raw",),
         lambda recipe: {"examples": _dump(recipe.examples)},
-        ("ft_pipeline.examples.build",),
+        ("ft_pipeline.assets.examples:_define_prompt_completions",),
         ("duckdb", "pyarrow", "rensa", "scikit-learn"),
     ),
     "train_set": Rule(
@@ -168,21 +173,21 @@ RULES: dict[str, Rule] = {
         "2",
         ("prompt_completions",),
         lambda recipe: {"side": "train"},
-        ("ft_pipeline.examples.sides",),
+        ("ft_pipeline.assets.examples:_define_side",),
     ),
     "val_set": Rule(
         "examples",
         "2",
         ("prompt_completions",),
         lambda recipe: {"side": "val"},
-        ("ft_pipeline.examples.sides",),
+        ("ft_pipeline.assets.examples:_define_side",),
     ),
     "base_model": Rule(
         "training",
         "2",
         (),
         lambda recipe: {"base_model": _dump(recipe.base_model)},
-        ("ft_pipeline.worker.base_model",),
+        ("ft_pipeline.worker.base_model:run", "ft_pipeline.assets.training:define_base_model"),
         ("transformers", "gguf"),
     ),
     "train_tokens": Rule(
@@ -190,7 +195,7 @@ RULES: dict[str, Rule] = {
         "1",
         ("train_set", "base_model"),
         lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.tokens",),
+        ("ft_pipeline.worker.tokens:run", "ft_pipeline.assets.training:_define_tokens"),
         ("transformers",),
     ),
     "val_tokens": Rule(
@@ -198,7 +203,7 @@ RULES: dict[str, Rule] = {
         "1",
         ("val_set", "base_model"),
         lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.tokens",),
+        ("ft_pipeline.worker.tokens:run", "ft_pipeline.assets.training:_define_tokens"),
         ("transformers",),
     ),
     "finetuned_model": Rule(
@@ -216,7 +221,7 @@ RULES: dict[str, Rule] = {
         "2",
         (),
         lambda recipe: {"base_model": _dump(_distillation(recipe).teacher.model)},
-        ("ft_pipeline.worker.base_model",),
+        ("ft_pipeline.worker.base_model:run", "ft_pipeline.assets.training:define_base_model"),
         ("transformers", "gguf"),
         wanted=_has_teacher_model,
     ),
@@ -225,7 +230,7 @@ RULES: dict[str, Rule] = {
         "1",
         ("base_model",),
         _student,
-        ("ft_pipeline.worker.student",),
+        ("ft_pipeline.worker.student:run", "ft_pipeline.assets.distillation:_define_student"),
         TORCH_STACK,
         _student_inputs,
         wanted=_distills,
@@ -238,7 +243,7 @@ RULES: dict[str, Rule] = {
             "teacher": _held_teacher(recipe),
             **_dump(_distillation(recipe), "k", "temperature", "log_probs"),
         },
-        ("ft_pipeline.worker.teacher_logits",),
+        ("ft_pipeline.worker.teacher_logits:run", "ft_pipeline.assets.distillation:_define_logits"),
         TORCH_STACK,
         lambda recipe: tuple(n for n in _teacher(recipe) if n != "base_model"),
         lambda recipe: ("val_tokens",),
@@ -249,7 +254,7 @@ RULES: dict[str, Rule] = {
         "2",
         ("student_model", "train_tokens"),
         _distilled,
-        (*TRAINING_WORK, "ft_pipeline.worker.distillation"),
+        (*TRAINING_WORK, "ft_pipeline.assets.distillation:_define_students_training"),
         (*TORCH_STACK, "trl"),
         _distilled_inputs,
         _watched_by_student,
@@ -271,7 +276,7 @@ RULES: dict[str, Rule] = {
         "3",
         ("val_set", "val_tokens", "base_model"),
         _evaluated_base,
-        ("ft_pipeline.worker.evaluate",),
+        ("ft_pipeline.worker.evaluate:run", "ft_pipeline.assets.evaluation:_define_evaluations"),
         TORCH_STACK,
     ),
     "finetuned_evaluation": Rule(
@@ -279,7 +284,7 @@ RULES: dict[str, Rule] = {
         "3",
         ("val_set", "val_tokens", "base_model", "finetuned_model"),
         _evaluated_base,
-        ("ft_pipeline.worker.evaluate",),
+        ("ft_pipeline.worker.evaluate:run", "ft_pipeline.assets.evaluation:_define_evaluations"),
         TORCH_STACK,
     ),
     **{
@@ -288,7 +293,10 @@ RULES: dict[str, Rule] = {
             "2",
             ("val_set", "val_tokens", "base_model", "student_model", *trained),
             _evaluated_student,
-            ("ft_pipeline.worker.evaluate",),
+            (
+                "ft_pipeline.worker.evaluate:run",
+                "ft_pipeline.assets.evaluation:_define_evaluations",
+            ),
             TORCH_STACK,
             wanted=_distills,
         )
@@ -301,7 +309,7 @@ RULES: dict[str, Rule] = {
         "2",
         ("base_evaluation", "finetuned_evaluation", "val_set"),
         lambda recipe: _dump(recipe.evaluation, "metrics", "samples"),
-        ("ft_pipeline.evaluation.compare",),
+        ("ft_pipeline.assets.evaluation:_define_comparison",),
         more_inputs=_student_evaluations,
     ),
 }
