@@ -110,7 +110,7 @@ def compare(
     lines = (out / "meta/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     initial = out / "initial.safetensors"
-    from ft_pipeline.artifacts import hash_file
+    from ft_pipeline.hashing import hash_file
 
     autocast = settings["method"] == "full" and settings["precision"] == "bf16"
     same = settings["method"].replace("qlora", "lora"), settings["quantization"], f"{autocast}"

@@ -12,7 +12,6 @@ The *fingerprint* is the hash of the ingredients (what was asked for), the *data
 of the content files (what came out). Files below `meta/` are listed but are not content.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -20,17 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
+
+from ft_pipeline.hashing import META, FileEntry, Record, hash_json
 
 MANIFEST = "manifest.json"
-META = "meta"
 FORMAT = 1
-
-
-class Record(BaseModel):
-    """A frozen part of a manifest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Ingredients(Record):
@@ -56,13 +50,6 @@ class Ingredients(Record):
         ]
 
 
-class FileEntry(Record):
-    """One file of an artifact."""
-
-    sha256: str
-    bytes: int
-
-
 class CheckResult(Record):
     """The stored outcome of one check."""
 
@@ -71,7 +58,7 @@ class CheckResult(Record):
     passed: bool
     blocking: bool
     message: str
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class InputEntry(Record):
@@ -145,18 +132,6 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def hash_json(value: Any) -> str:
-    """32 hex characters of SHA-256 over canonical JSON (sorted keys, no spaces, UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -12,8 +12,13 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft_pipeline.artifacts import Artifact, Ingredients, hash_json, library_versions
+from ft_pipeline.artifacts import (
+    Artifact,
+    Ingredients,
+    library_versions,
+)
 from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.hashing import hash_json
 from ft_pipeline.pins import Pins
 from ft_pipeline.project import DEFAULT_RECIPE, Project
 from ft_pipeline.recipe import (

@@ -37,6 +37,16 @@ def explain_os_error(error: OSError, folder: Path) -> PipelineError:
     return PipelineError(f"{where}: {os.strerror(error.errno or 0)} (errno {error.errno}).")
 
 
+def is_disk_error(error: Exception) -> bool:
+    """Say whether an error is about a file of this machine, not about the network.
+
+    The clients' network errors are OSErrors too, but carry neither a file name nor these numbers.
+    """
+    return isinstance(error, OSError) and (
+        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    )
+
+
 def _nearest_existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

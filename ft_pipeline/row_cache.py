@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ft_pipeline.artifacts import hash_json
+from ft_pipeline.hashing import hash_json
 from ft_pipeline.stamps import sync
 
 logger = logging.getLogger(__name__)

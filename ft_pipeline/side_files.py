@@ -6,9 +6,9 @@ Their content is a part of what is asked for. It is hashed anew only where size 
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import hash_json
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.forget import read_forgotten
+from ft_pipeline.hashing import hash_json
 from ft_pipeline.project import Project
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.sources.files import list_local_files

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from ft_pipeline.artifacts import hash_file
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import hash_file
 
 
 def hash_files(files: Mapping[str, Path], stamp_file: Path) -> dict[str, str]:

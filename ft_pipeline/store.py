@@ -28,17 +28,19 @@ from pydantic import ValidationError
 from ft_pipeline.artifacts import (
     FORMAT,
     MANIFEST,
-    META,
     Artifact,
     CheckResult,
-    FileEntry,
     Ingredients,
     InputEntry,
     Manifest,
     compute_data_version,
-    hash_file,
 )
 from ft_pipeline.errors import PipelineError, explain_os_error
+from ft_pipeline.hashing import (
+    META,
+    FileEntry,
+    hash_file,
+)
 from ft_pipeline.locks import hold_mark
 from ft_pipeline.remote import Remote, RemoteError
 from ft_pipeline.stamps import hash_files, sync

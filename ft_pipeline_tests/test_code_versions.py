@@ -13,7 +13,7 @@ from ft_pipeline_tests.code_versions import Code
 
 # A function or class in each package that does work, and an asset that is made with it.
 WORK = [
-    ("ft_pipeline.artifacts:hash_json", "prompt_completions"),
+    ("ft_pipeline.hashing:hash_json", "prompt_completions"),
     ("ft_pipeline.stamps:sync", "teacher_logits"),
     ("ft_pipeline.row_cache:RowCache", "teacher_logits"),
     ("ft_pipeline.steps:plan_steps", "finetuned_model"),

@@ -33,10 +33,16 @@ from ft_pipeline.examples.parse import PARSERS, Parser
 from ft_pipeline.examples.rows import RowReader, describe_columns, make_reader
 from ft_pipeline.examples.sets import render_sets
 from ft_pipeline.examples.split import assign_sides
-from ft_pipeline.examples.templates import QUIZ_SET, TEMPLATES, Template, find_fields, to_sql
+from ft_pipeline.examples.templates import (
+    QUIZ_SET,
+    TEMPLATES,
+    Template,
+    to_sql,
+)
 from ft_pipeline.examples.text import count_control_tokens, neutralize_array
 from ft_pipeline.recipe import ExampleInput, Examples, Split
 from ft_pipeline.sources.catalog import Source
+from ft_pipeline.template_fields import find_fields
 
 # Fields of templates that are no columns, and the fields that they are made of.
 _MADE_UP: dict[str, dict[str, set[str]]] = {

@@ -11,9 +11,10 @@ the quiz forms is that of the Llama 3.2 quiz guide. Metrics read a model's answe
 """
 
 import re
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ft_pipeline.template_fields import find_fields, split_template
 
 QUIZ_SET = "quiz_set"
 
@@ -80,28 +81,10 @@ class Reasoning:
     response: str
 
 
-def find_fields(text: str) -> tuple[str, ...]:
-    """Return the names of the `{field}` placeholders. Raises ValueError for a stray brace."""
-    return tuple(name for name, _ in _pieces(text) if name)
-
-
 def to_sql(text: str, columns: Mapping[str, str]) -> str:
     """Return a DuckDB expression that renders a template's text; `columns` gives each field's."""
-    parts = [columns[name] if name else _quote(literal) for name, literal in _pieces(text)]
+    parts = [columns[name] if name else _quote(literal) for name, literal in split_template(text)]
     return " || ".join(parts) or "''"
-
-
-def _pieces(text: str) -> list[tuple[str, str]]:
-    """Return (field, "") and ("", literal) in order."""
-    pieces = []
-    for literal, field, spec, conversion in string.Formatter().parse(text):
-        if literal:
-            pieces.append(("", literal))
-        if field is not None:
-            if not re.fullmatch(r"[^\s{}\[\]!:]+", field) or spec or conversion:
-                raise ValueError(f"`{{{field}}}` is not a field name; double braces for text")
-            pieces.append((field, ""))
-    return pieces
 
 
 def _quote(literal: str) -> str:

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import META, hash_file, hash_json
+from ft_pipeline.hashing import (
+    META,
+    hash_file,
+    hash_json,
+)
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.verdict import Broken, name_link
 from ft_pipeline.sources.incoming import PREFIX, split_revision

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import META, Ingredients, library_versions
+from ft_pipeline.artifacts import (
+    Ingredients,
+    library_versions,
+)
 from ft_pipeline.chain import Chain, Known, Request, load_other
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import META
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import collect_links

@@ -24,8 +24,17 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from ft_pipeline.artifacts import META, Artifact, Ingredients, InputEntry, Manifest, Record
+from ft_pipeline.artifacts import (
+    Artifact,
+    Ingredients,
+    InputEntry,
+    Manifest,
+)
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import (
+    META,
+    Record,
+)
 from ft_pipeline.store import Draft, Store
 
 RECEIPT_FILE = "meta/receipt.json"

@@ -18,15 +18,17 @@ from typing import Any
 from ft_pipeline.artifacts import (
     FORMAT,
     MANIFEST,
-    META,
-    FileEntry,
     InputEntry,
     compute_data_version,
-    hash_file,
-    hash_json,
 )
 from ft_pipeline.chain import Chain
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import (
+    META,
+    FileEntry,
+    hash_file,
+    hash_json,
+)
 from ft_pipeline.lineage.origins import check_origin
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, Receipt, make_link
 from ft_pipeline.lineage.records import Found, read_found

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.errors import suggest
 from ft_pipeline.settings import Section
+from ft_pipeline.template_fields import find_fields
 
 # Templates by parser; their texts are in examples/templates.py.
 TEMPLATES = {
@@ -27,8 +28,6 @@ class CustomTemplate(Section):
 
     @model_validator(mode="after")
     def _has_fields(self) -> "CustomTemplate":
-        from ft_pipeline.examples.templates import find_fields
-
         if not find_fields(self.prompt) + find_fields(self.completion):
             raise ValueError("no `{column}` in it, so every row would give the same example")
         return self

@@ -1,14 +1,16 @@
 """Files on this machine: which ones a source names, and copying them whole."""
 
-import errno
 import shutil
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
-from ft_pipeline.artifacts import FileEntry, hash_file
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import (
+    FileEntry,
+    hash_file,
+)
 
 UNFINISHED = (".part", ".tmp", "~")
 FoundT = TypeVar("FoundT")
@@ -100,16 +102,6 @@ def move_files(names: Iterable[str], source: Path, target: Path) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).replace(target / name)
-
-
-def is_disk_error(error: Exception) -> bool:
-    """Say whether an error is about a file of this machine, not about the network.
-
-    The clients' network errors are OSErrors too, but carry neither a file name nor these numbers.
-    """
-    return isinstance(error, OSError) and (
-        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    )
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -10,8 +10,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ft_pipeline.artifacts import hash_json
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import hash_json
 from ft_pipeline.sources.files import copy_files, finished, hash_tree, list_folder
 from ft_pipeline.stamps import hash_files
 

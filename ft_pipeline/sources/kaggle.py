@@ -11,10 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.errors import PipelineError, is_disk_error
 from ft_pipeline.sources.answers import SAMPLE, explain_answer
 from ft_pipeline.sources.catalog import KaggleSource
-from ft_pipeline.sources.files import copy_files, is_disk_error, list_folder, select_files
+from ft_pipeline.sources.files import (
+    copy_files,
+    list_folder,
+    select_files,
+)
 from ft_pipeline.sources.timeouts import find_status, limited_requests, read_timeout
 
 LOGIN = (

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import hash_json
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import hash_json
 from ft_pipeline.sources.answers import SAMPLE
 from ft_pipeline.sources.catalog import FilesSource
 from ft_pipeline.sources.files import finished

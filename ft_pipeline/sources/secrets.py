@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ft_pipeline.artifacts import hash_json
+from ft_pipeline.hashing import hash_json
 
 # Where the address is a message's only one, a password may hold all but `/` and line breaks.
 LOGIN = re.compile(r"(?<=://)[^/\n]*@")

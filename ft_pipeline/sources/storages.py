@@ -8,9 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.errors import PipelineError, is_disk_error, suggest
 from ft_pipeline.sources.answers import explain_answer
-from ft_pipeline.sources.files import is_disk_error
 
 PERMISSION = (
     "Give the driver its usual login (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "

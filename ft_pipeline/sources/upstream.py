@@ -18,8 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import META, FileEntry, hash_file, hash_json
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import (
+    META,
+    FileEntry,
+    hash_file,
+    hash_json,
+)
 from ft_pipeline.sources import huggingface, kaggle, remote_files, url
 from ft_pipeline.sources.catalog import (
     AnySource,

@@ -16,8 +16,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import hash_file
 from ft_pipeline.errors import PipelineError
+from ft_pipeline.hashing import hash_file
 from ft_pipeline.recipe import BaseModelChoice
 from ft_pipeline.tasks import BaseModelTask
 

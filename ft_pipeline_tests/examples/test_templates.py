@@ -12,7 +12,6 @@ from ft_pipeline.examples.templates import (
     Reasoning,
     Template,
     expected_options,
-    find_fields,
     is_boolean,
     parse_chain_of_thought,
     parse_quiz_items,
@@ -20,6 +19,7 @@ from ft_pipeline.examples.templates import (
 )
 from ft_pipeline.recipe import TEMPLATES as NAMES
 from ft_pipeline.recipe import CustomTemplate, Examples
+from ft_pipeline.template_fields import find_fields
 
 RIVER = QuizItem("Which river flows through Paris?", "Seine", ("Loire", "Rhône", "Garonne"))
 FLAT = QuizItem("The Earth is flat.", "False", ("True",))

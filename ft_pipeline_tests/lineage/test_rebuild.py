@@ -5,7 +5,11 @@ import shutil
 
 import pytest
 
-from ft_pipeline.artifacts import FileEntry, compute_data_version, hash_file
+from ft_pipeline.artifacts import compute_data_version
+from ft_pipeline.hashing import (
+    FileEntry,
+    hash_file,
+)
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.lineage.commands import ask, find_folder, find_rows, refuse
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ft_pipeline.artifacts import hash_file
+from ft_pipeline.hashing import hash_file
 from ft_pipeline.recipe import BaseModelChoice
 from ft_pipeline.tasks import BaseModelTask
 from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, TOKEN, Hub, Reply, hub_error, serving
