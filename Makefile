@@ -43,6 +43,7 @@ test: lint types
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: setup
 	$(BIN)/mypy
@@ -55,7 +56,7 @@ schema: setup
 	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
 	$(BIN)/ft-pipeline recipe settings > docs/settings.md
 
-# After a change of code that an asset's work uses: raise its code_version in rules.py if its result
+# After a change of code that an asset's work uses: raise its code_version in graph/asset_rules.py if its result
 # changes; then this records the decision (docs/architecture.md).
 accept-code: setup
 	$(BIN)/python -m ft_pipeline_tests.code_versions

@@ -79,10 +79,10 @@ class Stopwatch:
 
 def train_ours(given: Given) -> dict[str, Any]:
     """Train by the worker's own code; `settings` are laid over those common to all."""
-    from ft_pipeline.recipe import Training
-    from ft_pipeline.tasks import TrainTask
-    from ft_pipeline.worker.methods import choose_backend
-    from ft_pipeline.worker.train import run
+    from ft_pipeline.config.recipe import Training
+    from ft_pipeline.process.tasks import TrainTask
+    from ft_pipeline.worker.models.methods import choose_backend
+    from ft_pipeline.worker.training.train import run
 
     inputs, out = Inputs(Path(given["inputs"])), Path(given["out"])
     asked = {"method": given["method"], "max_steps": given["steps"], **given.get("settings", {})}
@@ -113,7 +113,7 @@ def train_ours(given: Given) -> dict[str, Any]:
 
 def time_saves() -> list[float]:
     """Return a list that will hold the seconds of each checkpoint."""
-    from ft_pipeline.worker.trainer import FineTuner
+    from ft_pipeline.worker.training.trainer import FineTuner
 
     saves: list[float] = []
     save = FineTuner.save
@@ -131,7 +131,7 @@ def keep_initial(target: Path) -> None:
     """Write the parameters with which a session begins, for a plain loop to begin with them."""
     from safetensors.torch import save_file
 
-    from ft_pipeline.worker.session import Session
+    from ft_pipeline.worker.training.session import Session
 
     begin = Session.__init__
 
@@ -151,11 +151,11 @@ def train_plainly(given: Given) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    from ft_pipeline.recipe import Training
-    from ft_pipeline.worker.batches import plan_epoch
+    from ft_pipeline.config.recipe import Training
+    from ft_pipeline.worker.data.batches import plan_epoch
+    from ft_pipeline.worker.data.tokens import read_tokens
     from ft_pipeline.worker.hardware import choose_device
-    from ft_pipeline.worker.methods import Backend, prepare
-    from ft_pipeline.worker.tokens import read_tokens
+    from ft_pipeline.worker.models.methods import Backend, prepare
 
     device = choose_device()
     inputs = Inputs(Path(given["inputs"]))
@@ -350,7 +350,7 @@ def pad(record: dict[str, Any], pad_id: int) -> dict[str, Any]:
 def load_dataset(given: Given) -> Any:
     from datasets import Dataset, disable_progress_bars
 
-    from ft_pipeline.worker.tokens import read_tokens
+    from ft_pipeline.worker.data.tokens import read_tokens
 
     disable_progress_bars()
     records = read_tokens(Inputs(Path(given["inputs"])).train_tokens)
@@ -394,9 +394,9 @@ def score_all(given: Given) -> dict[str, Any]:
     """Return the validation loss of each adapter, and without one, on the base trained on."""
     import torch
 
-    from ft_pipeline.worker.evaluate import adapted, score
-    from ft_pipeline.worker.models import load_base
-    from ft_pipeline.worker.tokens import read_tokens
+    from ft_pipeline.worker.data.tokens import read_tokens
+    from ft_pipeline.worker.inference.evaluate import adapted, score
+    from ft_pipeline.worker.models.loading import load_base
 
     inputs = Inputs(Path(given["inputs"]))
     quantization = "nf4" if given["method"] == "qlora" else "none"

@@ -60,10 +60,10 @@ def compare_all(folder: Path, steps: int, only: str) -> dict[str, Any]:
 
 def list_combinations() -> dict[str, dict[str, Any]]:
     """Return the settings of every combination that the project does not refuse on this machine."""
-    from ft_pipeline.errors import PipelineError
-    from ft_pipeline.recipe import Training
+    from ft_pipeline.base.errors import PipelineError
+    from ft_pipeline.config.recipe import Training
     from ft_pipeline.worker.hardware import choose_dtype
-    from ft_pipeline.worker.methods import choose_backend
+    from ft_pipeline.worker.models.methods import choose_backend
 
     found = {}
     for backend in ("transformers", "unsloth"):
@@ -110,7 +110,7 @@ def compare(
     lines = (out / "meta/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     initial = out / "initial.safetensors"
-    from ft_pipeline.hashing import hash_file
+    from ft_pipeline.base.hashing import hash_file
 
     autocast = settings["method"] == "full" and settings["precision"] == "bf16"
     same = settings["method"].replace("qlora", "lora"), settings["quantization"], f"{autocast}"

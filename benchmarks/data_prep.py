@@ -177,11 +177,11 @@ Work = Callable[[Path, Path], dict[str, Any] | None]
 def prepare_ours(near: bool = False) -> Work:
     import pandas  # noqa: F401  (pyarrow imports it at its first array; imports are not timed)
 
-    from ft_pipeline.examples import fates
-    from ft_pipeline.examples.build import RawSource, build_examples
-    from ft_pipeline.examples.sides import write_side
-    from ft_pipeline.recipe import Examples
-    from ft_pipeline.sources.catalog import FilesSource
+    from ft_pipeline.config.recipe import Examples
+    from ft_pipeline.config.sources import FilesSource
+    from ft_pipeline.examples.render.build import RawSource, build_examples
+    from ft_pipeline.examples.render.export import write_side
+    from ft_pipeline.examples.select import selection as fates
 
     declared = FilesSource(kind="files", path="x", identity=("question", "correct_answer"))
     settings = Examples.model_validate(

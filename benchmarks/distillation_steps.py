@@ -67,9 +67,9 @@ def step_stored(student: Any, teacher: Any, batch: dict[str, Any]) -> Callable[.
     """Answers are stored before the clock starts; the loss is T² KD alone, as in the others."""
     import torch
 
-    from ft_pipeline.worker.distillation import StoredAnswers, stored_loss
+    from ft_pipeline.worker.distillation.losses import StoredAnswers, stored_loss
+    from ft_pipeline.worker.distillation.teacher_logits import keep_likeliest
     from ft_pipeline.worker.losses import select_trained, sum_losses
-    from ft_pipeline.worker.teacher_logits import keep_likeliest
 
     settings = configure(alpha=0.0)
     words = student.config.vocab_size
@@ -172,9 +172,9 @@ def time_loss(words: int, way: str) -> dict[str, Any]:
     """From hidden states of trained tokens to their gradient; the teacher's are there."""
     import torch
 
-    from ft_pipeline.worker.distillation import StoredAnswers, stored_loss
+    from ft_pipeline.worker.distillation.losses import StoredAnswers, stored_loss
+    from ft_pipeline.worker.distillation.teacher_logits import keep_likeliest
     from ft_pipeline.worker.losses import sum_losses
-    from ft_pipeline.worker.teacher_logits import keep_likeliest
 
     head = torch.nn.Linear(576, words, bias=False).requires_grad_(False)
     hidden = torch.randn(LOSS_TOKENS, 576, requires_grad=True)
@@ -202,7 +202,7 @@ def time_loss(words: int, way: str) -> dict[str, Any]:
 
 
 def configure(**fields: Any) -> Any:
-    from ft_pipeline.recipe import Distillation
+    from ft_pipeline.config.recipe import Distillation
 
     given = {"student": {"prune": {"layers": 15}}, "k": K, "temperature": TEMPERATURE, **fields}
     return Distillation.model_validate(given)

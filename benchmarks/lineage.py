@@ -30,10 +30,10 @@ import pyarrow.parquet as pq
 from data_prep import make_csv
 from machine import describe, print_table, write
 
-from ft_pipeline.chain import Chain, load_chain
+from ft_pipeline.base.project import DEFAULT_RECIPE, Project
+from ft_pipeline.graph.asset_rules import MODEL_ASSETS
+from ft_pipeline.graph.chain import Chain, load_chain
 from ft_pipeline.lineage.receipt import write_receipt
-from ft_pipeline.project import DEFAULT_RECIPE, Project
-from ft_pipeline.rules import MODEL_ASSETS
 
 LIMIT_SECONDS = 2.0
 COMMAND = str(Path(sys.executable).with_name("ft-pipeline"))

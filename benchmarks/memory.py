@@ -91,7 +91,7 @@ def write_inputs(folder: Path, shape: str, length: int) -> Inputs:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from ft_pipeline.jsonl import write_jsonl
+    from ft_pipeline.base.jsonl import write_jsonl
 
     sys.path.insert(0, str(ROOT))  # the tests are no part of the installed package
     from ft_pipeline_tests.tiny_model import make_tiny_model
@@ -125,9 +125,9 @@ def write_inputs(folder: Path, shape: str, length: int) -> Inputs:
 
 def measure(inputs: Inputs, settings: dict[str, Any], steps: int) -> dict[str, Any]:
     """Train, and return what was estimated and what was measured."""
-    from ft_pipeline.estimate import estimate_training, read_sizes
-    from ft_pipeline.jsonl import read_jsonl
-    from ft_pipeline.recipe import Training
+    from ft_pipeline.base.jsonl import read_jsonl
+    from ft_pipeline.config.recipe import Training
+    from ft_pipeline.graph.estimate import estimate_training, read_sizes
 
     given = settings | {"lora": LORA, "gradient_accumulation": 1, "optimizer": "adamw_torch"}
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as folder:

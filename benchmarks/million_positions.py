@@ -12,9 +12,9 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
     """Write and read answers at so many trained positions of 128,256 words: four bytes an id."""
     import numpy as np
 
-    from ft_pipeline.row_cache import RowCache
-    from ft_pipeline.worker import teacher_logits
-    from ft_pipeline.worker.teaching import StoredLesson
+    from ft_pipeline.store.row_cache import RowCache
+    from ft_pipeline.worker.distillation import teacher_logits
+    from ft_pipeline.worker.distillation.teacher import StoredLesson
 
     generator = np.random.default_rng(0)
     records = [
@@ -56,7 +56,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
 def _random_answers(generator: Any, count: int) -> Any:
     import numpy as np
 
-    from ft_pipeline.worker import teacher_logits
+    from ft_pipeline.worker.distillation import teacher_logits
 
     ids = generator.integers(0, 128_256, (count, K))
     floats = generator.normal(size=(count, K)).astype(np.float32)

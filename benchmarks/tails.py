@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.recipe import Distillation, Prune, Training
-from ft_pipeline.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching, TrainTask
-from ft_pipeline.worker import student, teacher_logits, train
-from ft_pipeline.worker.batches import collate
+from ft_pipeline.config.recipe import Distillation, Prune, Training
+from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching, TrainTask
+from ft_pipeline.worker.data.batches import collate
+from ft_pipeline.worker.data.tokens import read_tokens
+from ft_pipeline.worker.distillation import teacher_logits
 from ft_pipeline.worker.hardware import choose_dtype
 from ft_pipeline.worker.losses import select_trained
-from ft_pipeline.worker.models import load_whole
-from ft_pipeline.worker.tokens import read_tokens
+from ft_pipeline.worker.models.loading import load_whole, student
+from ft_pipeline.worker.training import train
 
 
 def measure_all(

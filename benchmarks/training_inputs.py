@@ -66,9 +66,9 @@ def main() -> None:
 
 
 def make_base_model(target: Path, model: Model) -> None:
-    from ft_pipeline.recipe import BaseModelChoice
-    from ft_pipeline.tasks import BaseModelTask
-    from ft_pipeline.worker import base_model
+    from ft_pipeline.config.recipe import BaseModelChoice
+    from ft_pipeline.process.tasks import BaseModelTask
+    from ft_pipeline.worker.models import base_model
 
     target.mkdir(parents=True)
     choice = BaseModelChoice(embedded="smollm2-135m-instruct")
@@ -82,10 +82,10 @@ def make_base_model(target: Path, model: Model) -> None:
 
 def write_examples(folder: Path, counts: dict[str, Any]) -> None:
     """Build examples.parquet from the sources, and both sides as JSONL."""
-    from ft_pipeline.examples.build import RawSource, build_examples
-    from ft_pipeline.examples.sides import write_side
-    from ft_pipeline.recipe import ExampleInput, Examples, Split
-    from ft_pipeline.sources.catalog import FilesSource
+    from ft_pipeline.config.recipe import ExampleInput, Examples, Split
+    from ft_pipeline.config.sources import FilesSource
+    from ft_pipeline.examples.render.build import RawSource, build_examples
+    from ft_pipeline.examples.render.export import write_side
 
     declared = FilesSource(kind="files", path="here")
     raw = {"trivia": RawSource(declared, {"trivia.csv": write_trivia(folder, counts)})}
@@ -124,9 +124,9 @@ def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any
     """
     from transformers import AutoTokenizer
 
-    from ft_pipeline.jsonl import read_jsonl, write_jsonl
-    from ft_pipeline.recipe import Tokens
-    from ft_pipeline.worker.tokens import TOKENS_FILE, tokenize
+    from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
+    from ft_pipeline.config.recipe import Tokens
+    from ft_pipeline.worker.data.tokens import TOKENS_FILE, tokenize
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.base_model)
     chosen: dict[str, list[dict[str, Any]]] = {}

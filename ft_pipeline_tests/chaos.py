@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from ft_pipeline.store import Store
+from ft_pipeline.store.store import Store
 from ft_pipeline_tests.conftest import TinyProject
 
 COMMAND = ("ft-pipeline", "run", "--json")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.rules import RAW, RULES, Rule
+from ft_pipeline.graph.asset_rules import RAW, RULES, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_name("code_versions.json")
@@ -27,17 +27,17 @@ LEFT_OUT = {
     "ft_pipeline.assets.build": "asks the store, starts the work, publishes what it left",
     "ft_pipeline.assets.sources:_read_facts": "what a page shows of raw files; kept in meta/",
     "ft_pipeline.assets.sources:preview_table": "what a page shows",
-    "ft_pipeline.chain": "decides what is asked for, and that is the fingerprint itself",
-    "ft_pipeline.checks": "a check's result is kept under the check's own version",
-    "ft_pipeline.errors": "words of errors",
-    "ft_pipeline.estimate": "shown before a training, and in metadata",
-    "ft_pipeline.launch": "starts and ends the worker",
-    "ft_pipeline.project": "where the project's folders are",
-    "ft_pipeline.remote": "a second place for what the store keeps",
-    "ft_pipeline.rules": "its settings and inputs are the fingerprint itself",
-    "ft_pipeline.settings": "reads declared values, which are in the fingerprint as read",
-    "ft_pipeline.store": "keeps content by its hash and makes none",
-    "ft_pipeline.tracking": "copies metrics to a tracker",
+    "ft_pipeline.graph.chain": "decides what is asked for, and that is the fingerprint itself",
+    "ft_pipeline.store.checks": "a check's result is kept under the check's own version",
+    "ft_pipeline.base.errors": "words of errors",
+    "ft_pipeline.graph.estimate": "shown before a training, and in metadata",
+    "ft_pipeline.process.launch": "starts and ends the worker",
+    "ft_pipeline.base.project": "where the project's folders are",
+    "ft_pipeline.store.remote": "a second place for what the store keeps",
+    "ft_pipeline.graph.asset_rules": "its settings and inputs are the fingerprint itself",
+    "ft_pipeline.base.settings": "reads declared values, which are in the fingerprint as read",
+    "ft_pipeline.store.store": "keeps content by its hash and makes none",
+    "ft_pipeline.process.tracking.start": "copies metrics to a tracker",
 }
 
 
@@ -176,13 +176,16 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 class _Stripped(ast.NodeTransformer):
-    """Takes away what has no say: docstrings, descriptions, words of errors and log lines."""
+    """Takes away what has no say: docstrings, descriptions, imports, words of errors and logs."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_text(body[0]):
             node.body = body[1:]  # type: ignore[attr-defined]
         return super().generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        return ast.Pass()  # where something stands has no say; what is used is mentioned
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return _without_texts(node)

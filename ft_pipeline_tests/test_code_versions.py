@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.recipe import Training
-from ft_pipeline.rules import RULES
+from ft_pipeline.config.recipe import Training
+from ft_pipeline.graph.asset_rules import RULES
 from ft_pipeline_tests import code_versions
 from ft_pipeline_tests.code_versions import Code
 
 # A function or class in each package that does work, and an asset that is made with it.
 WORK = [
-    ("ft_pipeline.hashing:hash_json", "prompt_completions"),
-    ("ft_pipeline.stamps:sync", "teacher_logits"),
-    ("ft_pipeline.row_cache:RowCache", "teacher_logits"),
-    ("ft_pipeline.steps:plan_steps", "finetuned_model"),
-    ("ft_pipeline.sections.training:Training", "finetuned_model"),
-    ("ft_pipeline.sections.distillation:Prune", "student_model"),
+    ("ft_pipeline.base.hashing:hash_json", "prompt_completions"),
+    ("ft_pipeline.base.file_hashes:sync", "teacher_logits"),
+    ("ft_pipeline.store.row_cache:RowCache", "teacher_logits"),
+    ("ft_pipeline.config.steps:plan_steps", "finetuned_model"),
+    ("ft_pipeline.config.sections.training:Training", "finetuned_model"),
+    ("ft_pipeline.config.sections.distillation:Prune", "student_model"),
     ("ft_pipeline.sources.url:download", "raw_*"),
-    ("ft_pipeline.examples.text:neutralize", "prompt_completions"),
-    ("ft_pipeline.worker.tokens:run", "train_tokens"),
-    ("ft_pipeline.worker.distillation:stored_loss", "distilled_model"),
+    ("ft_pipeline.examples.read.text:neutralize", "prompt_completions"),
+    ("ft_pipeline.worker.data.tokens:run", "train_tokens"),
+    ("ft_pipeline.worker.distillation.losses:stored_loss", "distilled_model"),
     ("ft_pipeline.evaluation.metrics:score_quiz", "evaluation"),
     ("ft_pipeline.assets.training:hold_trained_base", "finetuned_evaluation"),
 ]
@@ -37,7 +37,7 @@ def now() -> dict[str, dict[str, str]]:
 def test_code_of_each_asset_was_decided_on(name: str, now: dict[str, dict[str, str]]) -> None:
     assert code_versions.recorded().get(name) == now.get(name), (
         f"the code behind {name} changed. If its result changes, raise its code_version in "
-        "ft_pipeline/rules.py; then run `make accept-code`, which records the decision."
+        "ft_pipeline/graph/asset_rules.py; then run `make accept-code`, which records the decision."
     )
 
 
@@ -56,13 +56,13 @@ def test_an_edited_preset_is_noticed_and_changes_what_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: dict[str, dict[str, str]]
 ) -> None:
     copy_package(tmp_path)
-    file = tmp_path / "ft_pipeline/sections/training.py"
+    file = tmp_path / "ft_pipeline/config/sections/training.py"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace('"q_v": ("q_proj", "v_proj")', '"q_v": ("q_proj",)'), "utf-8")
     assert hash_of("finetuned_model", tmp_path) != now["finetuned_model"]["hash"]
 
-    from ft_pipeline import rules
-    from ft_pipeline.sections import training
+    from ft_pipeline.config.sections import training
+    from ft_pipeline.graph import asset_rules as rules
 
     declared = Training.model_validate({"lora": {"target_modules": "q_v"}})
     before = rules._training(declared)
@@ -71,7 +71,7 @@ def test_an_edited_preset_is_noticed_and_changes_what_is_asked_for(
 
 
 def test_a_preset_and_the_list_it_stands_for_ask_for_the_same() -> None:
-    from ft_pipeline.rules import _training
+    from ft_pipeline.graph.asset_rules import _training
 
     preset = Training.model_validate({"lora": {"target_modules": "q_v"}, "quantization": "auto"})
     spelled = Training.model_validate(
@@ -82,7 +82,7 @@ def test_a_preset_and_the_list_it_stands_for_ask_for_the_same() -> None:
 
 def test_words_of_people_change_nothing(tmp_path: Path, now: dict[str, dict[str, str]]) -> None:
     copy_package(tmp_path)
-    file = tmp_path / "ft_pipeline/worker/tokens.py"
+    file = tmp_path / "ft_pipeline/worker/data/tokens.py"
     text = file.read_text(encoding="utf-8")
     assert "raise PipelineError(" in text
     text = text.replace("raise PipelineError(\n", 'raise PipelineError(\n            f"More: "\n')
@@ -106,7 +106,7 @@ def test_what_is_left_out_exists_and_is_reached() -> None:
 
 def test_a_root_that_does_not_exist_is_refused() -> None:
     with pytest.raises(LookupError, match=r"ft_pipeline\.jsonl:no_such"):
-        Code().reach(("ft_pipeline.jsonl:no_such",))
+        Code().reach(("ft_pipeline.base.jsonl:no_such",))
 
 
 def test_a_module_that_is_named_by_text_is_reached(tmp_path: Path) -> None:

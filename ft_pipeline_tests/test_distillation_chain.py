@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.chain import load_chain
-from ft_pipeline.lineage.rebuild import RecordedChain
+from ft_pipeline.assets.rebuild import RecordedChain
+from ft_pipeline.base.project import Project
+from ft_pipeline.graph.chain import load_chain
 from ft_pipeline.lineage.records import Records, read_found
 from ft_pipeline.lineage.trace import collect_links
-from ft_pipeline.project import Project
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.lineage.commands import ask, find_rows
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.jsonl import read_jsonl
+from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.server import (
     LAUNCH,

@@ -13,16 +13,23 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import tags
+from ft_pipeline.assets import tags
 from ft_pipeline.assets.build import asset_key
 from ft_pipeline.assets.executor import end_dead_runs
+from ft_pipeline.assets.sensor_state import (
+    Reader,
+    Watch,
+    decide,
+    name_request,
+    note_failure,
+    parse_watch,
+)
 from ft_pipeline.assets.sources import observe, upstream_key
-from ft_pipeline.chain import Chain
-from ft_pipeline.durations import to_seconds
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.revisions import resolve_revision
+from ft_pipeline.base.durations import to_seconds
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.revisions import resolve_revision
 from ft_pipeline.sources.upstream import is_local, read_revision
-from ft_pipeline.watch import Reader, Watch, decide, name_request, note_failure, parse_watch
 
 LOCAL_SECONDS = 30  # between two looks at files of this machine, dropped ones included
 NETWORK_SECONDS = 600

@@ -10,18 +10,18 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from ft_pipeline.artifacts import Artifact, CheckResult
-from ft_pipeline.chain import Chain, Request
-from ft_pipeline.checks import Check
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.launch import run_worker
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.project import DEFAULT_RECIPE
+from ft_pipeline.base.settings import is_switched_on
+from ft_pipeline.graph.asset_rules import MODEL_ASSETS, TRAINED_ASSETS
+from ft_pipeline.graph.chain import Chain, Request
 from ft_pipeline.lineage.receipt import write_receipt
 from ft_pipeline.lineage.summary import make_tags, summarize
-from ft_pipeline.project import DEFAULT_RECIPE
-from ft_pipeline.rules import MODEL_ASSETS, TRAINED_ASSETS
-from ft_pipeline.settings import is_switched_on
-from ft_pipeline.store import Draft
-from ft_pipeline.tasks import WorkerTask
+from ft_pipeline.process.launch import run_worker
+from ft_pipeline.process.tasks import WorkerTask
+from ft_pipeline.store.artifacts import Artifact, CheckResult
+from ft_pipeline.store.checks import Check
+from ft_pipeline.store.store import Draft
 
 GPU_POOL = "gpu"
 LARGEST_PICTURE = 100_000

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
 from ft_pipeline.assets.training import (
     define_base_model,
@@ -17,11 +16,12 @@ from ft_pipeline.assets.training import (
     describe_output,
     hold_trained,
 )
-from ft_pipeline.chain import Chain
-from ft_pipeline.checks import Check, Verdict, expect_zero
-from ft_pipeline.recipe import Distillation
-from ft_pipeline.store import Draft
-from ft_pipeline.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+from ft_pipeline.config.recipe import Distillation
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.checks import Check, Verdict, expect_zero
+from ft_pipeline.store.store import Draft
 
 REPORT_FILE = "meta/report.json"
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.assets.training import hold_trained, hold_trained_base
-from ft_pipeline.chain import Chain
-from ft_pipeline.checks import Check, Verdict
+from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.evaluation.compare import COMPARISON_FILE, compare_models
 from ft_pipeline.evaluation.compare import REPORT_FILE as COMPARISON_REPORT
 from ft_pipeline.evaluation.recovery import ENOUGH_RECOVERED, explain_recovery, measure_recovery
 from ft_pipeline.evaluation.report import render_table
-from ft_pipeline.jsonl import read_jsonl
-from ft_pipeline.store import Draft
-from ft_pipeline.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.checks import Check, Verdict
+from ft_pipeline.store.store import Draft
 
 # What is evaluated: a trained model, or (its second) what such a one was trained from.
 MODELS = {

@@ -14,22 +14,19 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import tags
-from ft_pipeline.artifacts import Artifact, Manifest
+from ft_pipeline.assets import tags
 from ft_pipeline.assets.build import define, spec
 from ft_pipeline.assets.sources import preview_table
-from ft_pipeline.chain import Chain, Request
-from ft_pipeline.checks import Check, Verdict
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.examples.build import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.jsonl import iterate_jsonl
+from ft_pipeline.examples.read.text import count_control_tokens
+from ft_pipeline.examples.render.build import (
     RawSource,
     build_examples,
     list_template_fields,
     read_questions,
 )
-from ft_pipeline.examples.new_rows import list_known_rows, list_row_ids
-from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
-from ft_pipeline.examples.sides import (
+from ft_pipeline.examples.render.export import (
     FIELDS,
     find_empty_texts,
     find_forged_turns,
@@ -39,12 +36,15 @@ from ft_pipeline.examples.sides import (
     read_examples,
     write_side,
 )
-from ft_pipeline.examples.split import Side
-from ft_pipeline.examples.text import count_control_tokens
-from ft_pipeline.forget import FORGET_FILE, read_forgotten
-from ft_pipeline.jsonl import iterate_jsonl
-from ft_pipeline.side_files import find_held_out
-from ft_pipeline.store import Draft
+from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
+from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
+from ft_pipeline.examples.select.split import Side
+from ft_pipeline.graph.chain import Chain, Request
+from ft_pipeline.graph.side_files import find_held_out
+from ft_pipeline.lineage.new_rows import list_known_rows, list_row_ids
+from ft_pipeline.store.artifacts import Artifact, Manifest
+from ft_pipeline.store.checks import Check, Verdict
+from ft_pipeline.store.store import Draft
 
 SIDE_FILES = ("forgotten", "held_out")
 SHOWN_EXAMPLES = 10

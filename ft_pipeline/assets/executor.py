@@ -14,9 +14,9 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.locks import hold_mark
-from ft_pipeline.project import find_project
-from ft_pipeline.store import Store
+from ft_pipeline.base.locks import hold_mark
+from ft_pipeline.base.project import find_project
+from ft_pipeline.store.store import Store
 
 LOCK_PREFIX = "run."
 

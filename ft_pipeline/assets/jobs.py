@@ -17,7 +17,7 @@ from ft_pipeline.assets.executor import build_executor
 from ft_pipeline.assets.sources import define_sources, define_unread_sources
 from ft_pipeline.assets.training import define_training
 from ft_pipeline.assets.waiting import WAITING_LOGGER, waiting_logger
-from ft_pipeline.chain import Chain
+from ft_pipeline.graph.chain import Chain
 
 ROOMS = (
     define_sources,

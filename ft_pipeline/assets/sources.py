@@ -12,20 +12,20 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import tags
-from ft_pipeline.artifacts import Artifact
+from ft_pipeline.assets import tags
 from ft_pipeline.assets.build import asset_key, define, spec
-from ft_pipeline.chain import Chain
-from ft_pipeline.checks import Check, Verdict
-from ft_pipeline.errors import PipelineError, suggest
+from ft_pipeline.base.errors import PipelineError, suggest
+from ft_pipeline.base.hashing import hash_json
+from ft_pipeline.config.sources import AnySource
 from ft_pipeline.evaluation.report import markdown_cell
-from ft_pipeline.examples.columns import find_column
-from ft_pipeline.examples.formats import read_blocks, to_list
-from ft_pipeline.hashing import hash_json
-from ft_pipeline.revisions import read_revision, resolve_revision
-from ft_pipeline.sources.catalog import AnySource
+from ft_pipeline.examples.read.columns import find_column
+from ft_pipeline.examples.read.formats import read_blocks, to_list
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.revisions import read_revision, resolve_revision
 from ft_pipeline.sources.upstream import describe_reading, fetch
-from ft_pipeline.store import Draft
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.checks import Check, Verdict
+from ft_pipeline.store.store import Draft
 
 SOURCE_FILE = "meta/source.json"
 

@@ -16,7 +16,7 @@ from typing import Any
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
-from ft_pipeline.history import hold_databases_open
+from ft_pipeline.assets.sqlite_tuning import hold_databases_open
 
 
 class LockedSqliteStorage(DagsterSqliteStorage):

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_pipeline.artifacts import Artifact
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
-from ft_pipeline.chain import Chain
-from ft_pipeline.checks import Check, Verdict, expect_zero
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.estimate import estimate_chain
-from ft_pipeline.recipe import Training
-from ft_pipeline.side_files import hash_local_model
-from ft_pipeline.store import Draft
-from ft_pipeline.tasks import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.recipe import Training
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.estimate import estimate_chain
+from ft_pipeline.graph.side_files import hash_local_model
+from ft_pipeline.process.tasks import (
     BaseModelTask,
     HeldModel,
     Teaching,
@@ -29,7 +26,10 @@ from ft_pipeline.tasks import (
     TokensTask,
     TrainTask,
 )
-from ft_pipeline.tracking import follow
+from ft_pipeline.process.tracking.start import follow
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.checks import Check, Verdict, expect_zero
+from ft_pipeline.store.store import Draft
 
 REPORT_FILE = "meta/report.json"
 

@@ -4,8 +4,8 @@ import logging
 
 import dagster as dg
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.settings import is_switched_on
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.settings import is_switched_on
 
 WAITING_LOGGER = "waiting"
 # What Dagster says once when another run has the place in a pool (docs: limiting concurrency).

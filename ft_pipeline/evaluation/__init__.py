@@ -1,0 +1,4 @@
+"""Scores of answers, the comparison of models, the report: pure code.
+
+It imports base, config and examples.
+"""

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.config.recipe import Metrics
 from ft_pipeline.evaluation.metrics import (
     score_answer,
     score_chain_of_thought,
@@ -20,9 +22,7 @@ from ft_pipeline.evaluation.metrics import (
     summarize_scores,
 )
 from ft_pipeline.evaluation.report import render_report
-from ft_pipeline.examples.templates import parse_chain_of_thought
-from ft_pipeline.jsonl import read_jsonl, write_jsonl
-from ft_pipeline.recipe import Metrics
+from ft_pipeline.examples.render.templates import parse_chain_of_thought
 
 SCORES_FILE = "scores.jsonl"
 COMPARISON_FILE = "comparison.json"

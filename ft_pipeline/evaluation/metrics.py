@@ -11,13 +11,13 @@ import string
 from collections import Counter
 from typing import Any
 
-from ft_pipeline.examples.templates import (
+from ft_pipeline.config.recipe import Metrics
+from ft_pipeline.examples.render.templates import (
     QuizItem,
     expected_options,
     parse_chain_of_thought,
     parse_quiz_items,
 )
-from ft_pipeline.recipe import Metrics
 
 _SET_SIZE = re.compile(r"Generate a set of (\d+) quiz questions")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -19,9 +19,9 @@ from typing import Any
 
 import duckdb
 
-from ft_pipeline.chain import Chain
-from ft_pipeline.examples.database import quote
-from ft_pipeline.examples.outputs import EXAMPLES_FILE
+from ft_pipeline.examples.read.database import quote
+from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
+from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import Link, list_leaves
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import (

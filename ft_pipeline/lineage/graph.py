@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ft_pipeline.artifacts import MANIFEST, Manifest
+from ft_pipeline.config.recipe import STORE_FOLDERS
+from ft_pipeline.graph.asset_rules import TRAINED_ASSETS
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
-from ft_pipeline.recipe import STORE_FOLDERS
-from ft_pipeline.rules import TRAINED_ASSETS
-from ft_pipeline.store import Store
+from ft_pipeline.store.artifacts import MANIFEST, Manifest
+from ft_pipeline.store.store import Store
 
 MADE_OF_ROWS = (*TRAINED_ASSETS, "teacher_logits")
 UNTRACEABLE = (

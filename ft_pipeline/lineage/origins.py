@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.hashing import (
+from ft_pipeline.base.hashing import (
     META,
     hash_file,
     hash_json,

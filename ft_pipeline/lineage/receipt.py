@@ -24,18 +24,18 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from ft_pipeline.artifacts import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import (
+    META,
+    Record,
+)
+from ft_pipeline.store.artifacts import (
     Artifact,
     Ingredients,
     InputEntry,
     Manifest,
 )
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import (
-    META,
-    Record,
-)
-from ft_pipeline.store import Draft, Store
+from ft_pipeline.store.store import Draft, Store
 
 RECEIPT_FILE = "meta/receipt.json"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ft_pipeline.artifacts import MANIFEST, Artifact, InputEntry, Manifest
-from ft_pipeline.chain import Chain, load_other
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.project import DEFAULT_RECIPE
+from ft_pipeline.config.recipe import list_recipes
+from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.lineage.receipt import Link, Receipt, make_link, read_receipt
-from ft_pipeline.project import DEFAULT_RECIPE
-from ft_pipeline.recipe import list_recipes
-from ft_pipeline.remote import RemoteError
-from ft_pipeline.store import DamagedArtifact, Store
+from ft_pipeline.store.artifacts import MANIFEST, Artifact, InputEntry, Manifest
+from ft_pipeline.store.remote import RemoteError
+from ft_pipeline.store.store import DamagedArtifact, Store
 
 FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind its asset or alone
 

@@ -23,18 +23,18 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.artifacts import Manifest
-from ft_pipeline.chain import Chain, load_other
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.examples.database import quote
-from ft_pipeline.examples.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.project import DEFAULT_RECIPE
+from ft_pipeline.config.recipe import list_recipes
+from ft_pipeline.examples.read.database import quote
+from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
+from ft_pipeline.graph.asset_rules import MODEL_ASSETS
+from ft_pipeline.graph.chain import Chain, load_other
+from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
-from ft_pipeline.plan import make_plan
-from ft_pipeline.project import DEFAULT_RECIPE
-from ft_pipeline.recipe import list_recipes
-from ft_pipeline.rules import MODEL_ASSETS
-from ft_pipeline.store import Store
+from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.store.store import Store
 
 TOKENS_FILE = "tokens.jsonl"
 LOGITS_EXAMPLES_FILE = "examples.arrow"

@@ -6,12 +6,12 @@ It says what a reader of a model's page asks first, and the commands that say th
 import re
 from collections.abc import Iterator
 
-from ft_pipeline.artifacts import Artifact
-from ft_pipeline.chain import Chain
+from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, list_leaves, make_link
 from ft_pipeline.lineage.records import Records
 from ft_pipeline.lineage.trace import collect_links, find_examples, open_rows
-from ft_pipeline.store import Store
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.store import Store
 
 DATA = ("train_set", "val_set", "train_tokens", "val_tokens", "teacher_logits")
 MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")

@@ -13,13 +13,13 @@ from typing import Any
 
 import duckdb
 
-from ft_pipeline.artifacts import InputEntry
-from ft_pipeline.chain import Chain
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.examples.database import quote
-from ft_pipeline.examples.outputs import ROWS_FILE
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.examples.read.database import quote
+from ft_pipeline.examples.render.outputs import ROWS_FILE
+from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
+from ft_pipeline.store.artifacts import InputEntry
 
 EXAMPLES_ASSET = "prompt_completions"
 # The assets that hold one side only; what is made of them alone saw that side alone.

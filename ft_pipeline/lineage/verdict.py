@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ft_pipeline.artifacts import InputEntry
 from ft_pipeline.lineage.receipt import Link
+from ft_pipeline.store.artifacts import InputEntry
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.artifacts import (
-    FORMAT,
-    MANIFEST,
-    InputEntry,
-    compute_data_version,
-)
-from ft_pipeline.chain import Chain
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import (
     META,
     FileEntry,
     hash_file,
     hash_json,
 )
+from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.origins import check_origin
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, Receipt, make_link
 from ft_pipeline.lineage.records import Found, read_found
 from ft_pipeline.lineage.verdict import Broken, name_link
-from ft_pipeline.store import STAMP, UNPUSHED, Store
+from ft_pipeline.store.artifacts import (
+    FORMAT,
+    MANIFEST,
+    InputEntry,
+    compute_data_version,
+)
+from ft_pipeline.store.store import STAMP, UNPUSHED, Store
 
 NAMED = ("asset", "fingerprint", "data_version")
 # What may differ after a rebuild that gave equal content.

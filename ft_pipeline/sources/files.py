@@ -6,8 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import (
     FileEntry,
     hash_file,
 )

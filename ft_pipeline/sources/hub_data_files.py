@@ -7,8 +7,8 @@ names of folders and files. It runs no code of the repository (since datasets 4 
 import tempfile
 from typing import Any
 
-from ft_pipeline.errors import PipelineError, suggest
-from ft_pipeline.sources.catalog import HuggingFaceSource
+from ft_pipeline.base.errors import PipelineError, suggest
+from ft_pipeline.config.sources import HuggingFaceSource
 
 
 def list_data_files(name: str, source: HuggingFaceSource, commit: str) -> list[str]:

@@ -9,16 +9,16 @@ import glob
 import re
 from pathlib import Path
 
-from ft_pipeline.errors import PipelineError, is_disk_error
-from ft_pipeline.sources.answers import SAMPLE, explain_answer
-from ft_pipeline.sources.catalog import HuggingFaceSource
+from ft_pipeline.base.errors import PipelineError, is_disk_error
+from ft_pipeline.base.network.answers import SAMPLE, explain_answer
+from ft_pipeline.base.network.timeouts import find_status, limited_hub, read_timeout
+from ft_pipeline.config.sources import HuggingFaceSource
 from ft_pipeline.sources.files import (
     copy_files,
     list_folder,
     select_files,
 )
 from ft_pipeline.sources.hub_data_files import list_data_files
-from ft_pipeline.sources.timeouts import find_status, limited_hub, read_timeout
 
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co/settings/tokens"
 

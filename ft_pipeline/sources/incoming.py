@@ -10,10 +10,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import hash_json
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.file_hashes import hash_files
+from ft_pipeline.base.hashing import hash_json
 from ft_pipeline.sources.files import copy_files, finished, hash_tree, list_folder
-from ft_pipeline.stamps import hash_files
 
 FOLDER = Path("data") / "incoming"
 MARK = "+incoming:"

@@ -11,15 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ft_pipeline.errors import PipelineError, is_disk_error
-from ft_pipeline.sources.answers import SAMPLE, explain_answer
-from ft_pipeline.sources.catalog import KaggleSource
+from ft_pipeline.base.errors import PipelineError, is_disk_error
+from ft_pipeline.base.network.answers import SAMPLE, explain_answer
+from ft_pipeline.base.network.timeouts import find_status, limited_requests, read_timeout
+from ft_pipeline.config.sources import KaggleSource
 from ft_pipeline.sources.files import (
     copy_files,
     list_folder,
     select_files,
 )
-from ft_pipeline.sources.timeouts import find_status, limited_requests, read_timeout
 
 LOGIN = (
     "create a token on kaggle.com/settings and set KAGGLE_API_TOKEN (or KAGGLE_USERNAME and "

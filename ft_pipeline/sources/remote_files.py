@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import hash_json
-from ft_pipeline.sources.answers import SAMPLE
-from ft_pipeline.sources.catalog import FilesSource
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import hash_json
+from ft_pipeline.base.network.answers import SAMPLE
+from ft_pipeline.base.network.secrets import hide_login
+from ft_pipeline.base.network.storages import explain_storage, explained
+from ft_pipeline.config.sources import FilesSource
 from ft_pipeline.sources.files import finished
-from ft_pipeline.sources.secrets import hide_login
-from ft_pipeline.sources.storages import explain_storage, explained
 
 # How storages name what changes with a file's content (S3, Google, Azure, WebDAV; then times).
 MARKS = ("ETag", "etag", "md5Hash", "crc32c", "md5", "checksum", "generation")

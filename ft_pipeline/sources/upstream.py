@@ -18,21 +18,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.hashing import (
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.file_hashes import hash_files
+from ft_pipeline.base.hashing import (
     META,
     FileEntry,
     hash_file,
     hash_json,
 )
-from ft_pipeline.sources import huggingface, kaggle, remote_files, url
-from ft_pipeline.sources.catalog import (
+from ft_pipeline.base.network.secrets import hide_login, hide_secrets, record_address
+from ft_pipeline.config.sources import (
     AnySource,
     FilesSource,
     HuggingFaceSource,
     KaggleSource,
     UrlSource,
 )
+from ft_pipeline.sources import huggingface, kaggle, remote_files, url
 from ft_pipeline.sources.files import copy_files, hash_tree, list_local_files, move_files
 from ft_pipeline.sources.incoming import (
     add_incoming,
@@ -41,8 +43,6 @@ from ft_pipeline.sources.incoming import (
     list_incoming,
     split_revision,
 )
-from ft_pipeline.sources.secrets import hide_login, hide_secrets, record_address
-from ft_pipeline.stamps import hash_files
 
 # Declared fields that do not decide which bytes are fetched, but how they are read or described.
 HOW_READ = {"identity", "format", "columns", "aliases"}

@@ -21,11 +21,11 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.answers import SAMPLE, explain_answer
-from ft_pipeline.sources.catalog import UrlSource
-from ft_pipeline.sources.secrets import hidden_in_logs, hide_secrets
-from ft_pipeline.sources.timeouts import read_timeout
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.network.answers import SAMPLE, explain_answer
+from ft_pipeline.base.network.secrets import hidden_in_logs, hide_secrets
+from ft_pipeline.base.network.timeouts import read_timeout
+from ft_pipeline.config.sources import UrlSource
 
 CHUNK = 2**20
 GZIP = ("gzip", "x-gzip")

@@ -21,9 +21,9 @@ from typing import Any
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from safetensors import SafetensorError
 
-from ft_pipeline.errors import PipelineError, explain_os_error
-from ft_pipeline.settings import validate
-from ft_pipeline.tasks import (
+from ft_pipeline.base.errors import PipelineError, explain_os_error
+from ft_pipeline.base.settings import validate
+from ft_pipeline.process.tasks import (
     TASKS,
     BaseModelTask,
     EvaluateTask,
@@ -34,16 +34,16 @@ from ft_pipeline.tasks import (
     TrainTask,
     WorkerTask,
 )
-from ft_pipeline.worker.leave import Leaving
+from ft_pipeline.worker.shutdown import Leaving
 
 RUNNERS = {
-    BaseModelTask.name: "ft_pipeline.worker.base_model",
-    TokensTask.name: "ft_pipeline.worker.tokens",
-    PruneTask.name: "ft_pipeline.worker.student",
-    TeacherLogitsTask.name: "ft_pipeline.worker.teacher_logits",
-    TrainTask.name: "ft_pipeline.worker.train",
-    EvaluateTask.name: "ft_pipeline.worker.evaluate",
-    GenerateTask.name: "ft_pipeline.worker.generate",
+    BaseModelTask.name: "ft_pipeline.worker.models.base_model",
+    TokensTask.name: "ft_pipeline.worker.data.tokens",
+    PruneTask.name: "ft_pipeline.worker.distillation.student",
+    TeacherLogitsTask.name: "ft_pipeline.worker.distillation.teacher_logits",
+    TrainTask.name: "ft_pipeline.worker.training.train",
+    EvaluateTask.name: "ft_pipeline.worker.inference.evaluate",
+    GenerateTask.name: "ft_pipeline.worker.inference.generate",
 }
 
 # Their warnings are about kernels that a CPU does not have, and would hide what matters.
@@ -121,8 +121,8 @@ def _as_os_error(error: Exception) -> OSError:
 def _run(task: WorkerTask) -> dict[str, Any]:
     import torch
 
+    from ft_pipeline.process.device_lock import hold_device
     from ft_pipeline.worker.hardware import choose_device, choose_threads
-    from ft_pipeline.worker.one_at_a_time import hold_device
 
     torch.set_num_threads(choose_threads())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

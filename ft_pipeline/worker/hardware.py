@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from ft_pipeline import processor
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.base import processor
+from ft_pipeline.base.errors import PipelineError
 
 
 def choose_threads() -> int:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
+from ft_pipeline.config.recipe import Metrics
 from ft_pipeline.evaluation.compare import compare_models
 from ft_pipeline.evaluation.report import render_samples, render_table
-from ft_pipeline.jsonl import read_jsonl, write_jsonl
-from ft_pipeline.recipe import Metrics
 
 QUIZ = "Generate a quiz question about Geography with easy difficulty."
 RIGHT = "Question: Which?\nCorrect Answer: a\nIncorrect Options: b, c, d"

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from ft_pipeline.config.recipe import Metrics
 from ft_pipeline.evaluation.metrics import (
     is_valid_item,
     normalize,
@@ -12,8 +13,7 @@ from ft_pipeline.evaluation.metrics import (
     summarize_scores,
     token_f1,
 )
-from ft_pipeline.examples.templates import QuizItem
-from ft_pipeline.recipe import Metrics
+from ft_pipeline.examples.render.templates import QuizItem
 
 ONE = "Generate a quiz question about Geography with easy difficulty."
 THREE = "Generate a set of 3 quiz questions about Geography with varying difficulty levels."

@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.examples.build import RawSource, build_examples
-from ft_pipeline.examples.sides import write_side
-from ft_pipeline.jsonl import read_jsonl
-from ft_pipeline.recipe import Examples
-from ft_pipeline.sources.catalog import Source
+from ft_pipeline.base.jsonl import read_jsonl
+from ft_pipeline.config.recipe import Examples
+from ft_pipeline.config.sources import Source
+from ft_pipeline.examples.render.build import RawSource, build_examples
+from ft_pipeline.examples.render.export import write_side
 
 Record = dict[str, Any]
 QUIZ = ("quiz_question", "quiz_set")

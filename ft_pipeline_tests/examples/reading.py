@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ft_pipeline.examples.formats import read_blocks, to_list
-from ft_pipeline.sources.catalog import Format
+from ft_pipeline.config.sources import Format
+from ft_pipeline.examples.read.formats import read_blocks, to_list
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from ft_pipeline.artifacts import compute_data_version
-from ft_pipeline.hashing import (
+from ft_pipeline.base.hashing import (
     FileEntry,
     hash_file,
 )
+from ft_pipeline.store.artifacts import compute_data_version
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.lineage.commands import ask, find_folder, find_rows, refuse
 

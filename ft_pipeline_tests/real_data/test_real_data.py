@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.base.jsonl import read_jsonl
+from ft_pipeline.config.recipe import Examples, Metrics
+from ft_pipeline.config.sources import FilesSource, Format
 from ft_pipeline.evaluation.metrics import score_quiz
-from ft_pipeline.examples.build import RawSource, build_examples
-from ft_pipeline.examples.sides import (
+from ft_pipeline.examples.render.build import RawSource, build_examples
+from ft_pipeline.examples.render.export import (
     find_empty_texts,
     find_forged_turns,
     find_leaks,
     find_near_across_sides,
     read_examples,
 )
-from ft_pipeline.jsonl import read_jsonl
-from ft_pipeline.recipe import Examples, Metrics
-from ft_pipeline.sources.catalog import FilesSource, Format
 
 TRIVIA = {
     "rows_read": 5250,

@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.catalog import KINDS
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import KINDS
 from ft_pipeline.sources.upstream import fetch, resolve_revision
 
 

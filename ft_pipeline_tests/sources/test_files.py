@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.catalog import FilesSource
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import FilesSource
 from ft_pipeline.sources.files import list_local_files
 from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
 from ft_pipeline_tests.sources.conftest import read_tree

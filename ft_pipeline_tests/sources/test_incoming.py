@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.catalog import AnySource, FilesSource, KaggleSource, UrlSource
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import AnySource, FilesSource, KaggleSource, UrlSource
 from ft_pipeline.sources.upstream import Fetched, fetch, read_revision, resolve_revision
 from ft_pipeline_tests.sources.conftest import CSV, FILES, read_tree
 from ft_pipeline_tests.sources.hosts import HANDLE, Kaggle, Web, serving

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from requests.adapters import HTTPAdapter
 
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import KaggleSource
 from ft_pipeline.sources import kaggle as kaggle_source
-from ft_pipeline.sources.catalog import KaggleSource
 from ft_pipeline_tests.sources.conftest import CSV, FILES, RunChild, read_tree
 from ft_pipeline_tests.sources.hosts import HANDLE, SILENCE, TOKEN, Kaggle, Reply, kaggle_error
 

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from ft_pipeline.chain import load_chain
-from ft_pipeline.project import Project
+from ft_pipeline.base.project import Project
+from ft_pipeline.graph.chain import load_chain
 from ft_pipeline_tests.sources.hosts import HANDLE, Kaggle, Reply
 from ft_pipeline_tests.tiny_model import ROOT
 

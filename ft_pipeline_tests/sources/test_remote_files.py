@@ -15,8 +15,8 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.catalog import FilesSource
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import FilesSource
 from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
 from ft_pipeline_tests.sources.conftest import CSV, RunChild, read_tree
 

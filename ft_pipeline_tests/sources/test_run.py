@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from ft_pipeline.assets.jobs import build_definitions
-from ft_pipeline.chain import load_chain
-from ft_pipeline.project import Project
+from ft_pipeline.base.project import Project
+from ft_pipeline.graph.chain import load_chain
 from ft_pipeline_tests.conftest import ROOT, SAMPLES, TINY_RECIPE
 from ft_pipeline_tests.sources.hosts import HANDLE, TOKEN, Kaggle
 

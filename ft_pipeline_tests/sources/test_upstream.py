@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.errors import PipelineError
-from ft_pipeline.sources.catalog import AnySource, FilesSource, HuggingFaceSource, KaggleSource
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import AnySource, FilesSource, HuggingFaceSource, KaggleSource
 from ft_pipeline.sources.upstream import (
     describe_request,
     fetch,

@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.sources import UrlSource
 from ft_pipeline.sources import url
-from ft_pipeline.sources.catalog import UrlSource
 from ft_pipeline.sources.upstream import fetch, read_revision, resolve_revision
 from ft_pipeline_tests.sources.conftest import CSV, read_tree
 from ft_pipeline_tests.sources.hosts import SILENCE, Reply, Web, serving

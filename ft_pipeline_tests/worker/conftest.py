@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.examples.build import RawSource, build_examples
-from ft_pipeline.examples.sides import write_side
-from ft_pipeline.recipe import BaseModelChoice, ExampleInput, Examples, Split, Tokens
-from ft_pipeline.sources.catalog import FilesSource
-from ft_pipeline.tasks import BaseModelTask, TokensOutput, TokensTask
+from ft_pipeline.config.recipe import BaseModelChoice, ExampleInput, Examples, Split, Tokens
+from ft_pipeline.config.sources import FilesSource
+from ft_pipeline.examples.render.build import RawSource, build_examples
+from ft_pipeline.examples.render.export import write_side
+from ft_pipeline.process.tasks import BaseModelTask, TokensOutput, TokensTask
 from ft_pipeline_tests.conftest import SAMPLES
 
 
@@ -26,7 +26,8 @@ class WorkerInputs:
 @pytest.fixture(scope="session")
 def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerInputs:
     """Base model, examples and tokens made by the project's own code from sample rows."""
-    from ft_pipeline.worker import base_model, tokens
+    from ft_pipeline.worker.data import tokens
+    from ft_pipeline.worker.models import base_model
 
     root = tmp_path_factory.mktemp("worker_inputs")
     base = root / "base_model"

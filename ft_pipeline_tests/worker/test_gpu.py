@@ -18,14 +18,12 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from ft_pipeline.recipe import BaseModelChoice
-from ft_pipeline.tasks import BaseModelTask
-from ft_pipeline.worker import base_model
+from ft_pipeline.config.recipe import BaseModelChoice
+from ft_pipeline.process.tasks import BaseModelTask
+from ft_pipeline.worker.models import base_model
 from ft_pipeline_tests.worker.conftest import WorkerInputs
-from ft_pipeline_tests.worker.templates import FAMILIES, build_model
-from ft_pipeline_tests.worker.test_memory import LADDER, write_long_examples
-from ft_pipeline_tests.worker.test_resume import DROPOUT, STEPS, kill_at
-from ft_pipeline_tests.worker.training import (
+from ft_pipeline_tests.worker.data.templates import FAMILIES, build_model
+from ft_pipeline_tests.worker.tiny_training import (
     EXACT,
     GENTLE,
     ROUNDED,
@@ -36,6 +34,8 @@ from ft_pipeline_tests.worker.training import (
     train_here,
     write_task,
 )
+from ft_pipeline_tests.worker.training.test_memory import LADDER, write_long_examples
+from ft_pipeline_tests.worker.training.test_resume import DROPOUT, STEPS, kill_at
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 needs_unsloth = pytest.mark.skipif(

@@ -1,0 +1,76 @@
+"""Where the project's files are: the root with `recipes/` and `sources.yaml`, store and remote."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_pipeline.base.errors import PipelineError
+
+DEFAULT_RECIPE = "quiz"
+
+
+@dataclass(frozen=True)
+class Project:
+    """One checkout: its root folder, the store that its artifacts go to, and the remote behind it.
+
+    `remote` is an fsspec address or an absolute folder.
+    """
+
+    root: Path
+    store: Path
+    remote: str | None = None
+
+    @property
+    def recipes(self) -> Path:
+        return self.root / "recipes"
+
+    def recipe_file(self, name: str) -> Path:
+        return self.recipes / f"{name}.yaml"
+
+
+def find_project() -> Project:
+    """Find the project: `FT_PROJECT`, else the working directory, else this checkout.
+
+    The store is `FT_STORE`, by default `data/artifacts` below the root; the remote is `FT_REMOTE`.
+    Raises PipelineError where the folder found has no `recipes/` or no `sources.yaml`, and where
+    `FT_REMOTE` is malformed.
+    """
+    root = _find_root()
+    for needed in ("recipes", "sources.yaml"):
+        if not (root / needed).exists():
+            raise PipelineError(
+                f"{root}: not a project of ft_pipeline, it has no `{needed}`. "
+                "Start from the root of a checkout, or set FT_PROJECT to it."
+            )
+    store = Path(os.environ.get("FT_STORE") or root / "data" / "artifacts").expanduser()
+    store = store if store.is_absolute() else root / store
+    return Project(root, store, _find_remote(root, store))
+
+
+def _find_remote(root: Path, store: Path) -> str | None:
+    named = os.environ.get("FT_REMOTE", "").strip()
+    if not named or "://" in named:
+        return named or None
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", named):  # s3:/bucket, s3:bucket
+        raise PipelineError(
+            f"FT_REMOTE: {named.partition(':')[0]}:… is neither an address nor a folder. Expected "
+            "an address with ://, such as s3://bucket/folder, or a folder."
+        )
+    folder = root / Path(named).expanduser()
+    if folder.resolve() == store.resolve():
+        raise PipelineError(
+            f"FT_REMOTE: {folder} is the local store itself. Expected another folder or an "
+            "address, such as s3://bucket/folder; FT_STORE names the local store."
+        )
+    return str(folder)
+
+
+def _find_root() -> Path:
+    named = os.environ.get("FT_PROJECT")
+    if named:
+        return Path(named).expanduser().resolve()
+    here = Path.cwd()
+    if (here / "recipes").is_dir() and (here / "sources.yaml").is_file():
+        return here
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,49 @@
+"""The command about the store: gc."""
+
+from typing import Annotated
+
+import typer
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.cli.options import JsonOption, load_all, require_recipe
+from ft_pipeline.cli.show import run as console
+
+store_app = typer.Typer()
+
+
+@store_app.command(name="gc")
+def collect_garbage(
+    keep: Annotated[
+        int,
+        typer.Option("--keep", min=0, help="Newest artifacts of each asset to keep besides."),
+    ] = 1,
+    forgotten: Annotated[
+        bool, typer.Option("--forgotten", help="Instead: what holds rows of data/forget.txt.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed to go.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Of this recipe only; default: all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what the store has and no recipe needs, and why the rest stays; with --yes remove it."""
+    from ft_pipeline.gc import forgotten as purge
+    from ft_pipeline.gc import plan as garbage
+
+    chains = load_all()
+    if recipe is not None:
+        require_recipe(chains[0].project, recipe)
+        if forgotten:
+            raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
+    store = chains[0].store
+    items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
+    pushed = purge.list_pushed(store, items) if forgotten else []  # known before it is removed
+    refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []
+    console.show_garbage(items, refused, yes, as_json, pushed)
+    if forgotten and not as_json:
+        for place in pushed:
+            console.say(f"Pushed, and still there; nothing is deleted in a remote: {place}")
+        console.say(
+            "Not in the store: Dagster's history, whose previews may show a row (`dagster run "
+            "wipe` clears it), trackers, and copies that were made."
+        )

@@ -1,0 +1,238 @@
+"""The data sets that `sources.yaml` declares.
+
+One declared source, as people write it:
+
+    trivia:
+      kind: kaggle
+      handle: shreyasur965/open-trivia-database-quiz-questions-all-categories
+      files: ["*.csv"]
+      identity: [question, correct_answer]
+      sample: data/samples/trivia.csv
+"""
+
+import codecs
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ft_pipeline.base.durations import Duration
+from ft_pipeline.base.errors import suggest
+from ft_pipeline.base.network.secrets import hide_secrets
+from ft_pipeline.base.settings import Section, SettingsError, read_yaml, validate
+
+SOURCES_FILE = "sources.yaml"
+
+FileName = Annotated[str, Field(min_length=1)]
+ColumnName = Annotated[str, Field(min_length=1)]
+Names = tuple[ColumnName, ...]
+
+
+class Format(Section):
+    """How the files of a source are read; by default each file's own suffix and header say it."""
+
+    type: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "text"] = Field(
+        default="auto",
+        description="`auto`: by the suffix, below `.gz` or inside `.zip`. `text` needs `pattern`.",
+    )
+    encoding: str | None = Field(
+        default=None,
+        description="Encoding of text files, as Python names it (`gbk`, `latin-1`); default: "
+        "UTF-8, with or without a byte order mark, and single values in cp1252.",
+    )
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="Between the fields of a CSV; default: a comma, in TSV a tab.",
+    )
+    header: Names | None = Field(
+        default=None, description="Column names of a CSV or TSV whose first line is data already."
+    )
+    pattern: str | None = Field(
+        default=None,
+        description="For `text`: a regular expression (Python's `re`, multi-line) that matches one "
+        "row; its named groups are the columns.",
+    )
+    escapes: bool = Field(
+        default=False,
+        description="A backslash and `n` (`t`, `r`, backslash) inside a field mean the character.",
+    )
+    list_delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Between the items of a list in one field; default: JSON or Python lists, "
+        "else ` | `, `|`, `;` or `,`, whichever is found first.",
+    )
+    max_bytes: int = Field(
+        default=20_000_000_000,
+        ge=1,
+        description="Largest size of one file after decompression, in bytes: a limit against "
+        "compression bombs.",
+    )
+
+    @model_validator(mode="after")
+    def _is_readable(self) -> "Format":
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError as error:
+                raise ValueError(f"`encoding`: {error}") from error
+        if (self.pattern is None) != (self.type != "text"):
+            raise ValueError("`pattern` belongs to `type: text`, which needs one")
+        try:
+            groups = re.compile(self.pattern or "(?P<x>)").groupindex
+        except re.error as error:
+            raise ValueError(f"`pattern` is not a regular expression: {error}") from error
+        if not groups:
+            raise ValueError("`pattern` has no named group `(?P<column>…)`, so it has no columns")
+        return self
+
+
+class Source(Section):
+    """What every kind of source declares."""
+
+    description: str = Field(default="", description="What one row is; shown in the UI.")
+    licence: str = Field(default="unknown", description="Licence of the data; goes into receipts.")
+    identity: Names = Field(
+        default=(),
+        description="Columns that make a row the same row (row_id); default: all columns.",
+    )
+    format: Format = Field(default_factory=Format, description="How its files are read.")
+    columns: Names = Field(default=(), description="The only columns that are read; default: all.")
+    aliases: dict[ColumnName, ColumnName | Names] = Field(
+        default={},
+        description="Names that a column has in the files, by the name that parsers and templates "
+        "use: `{question: [question_text, q]}`; `answer.value` reaches into a nested column. "
+        "Well-known names need no entry.",
+    )
+    sample: FileName | None = Field(
+        default=None,
+        description="Bundled file in the same format, read where a recipe says "
+        "`use_samples: true`; path relative to the project's root.",
+    )
+    observe_every: Duration | None = Field(
+        default=None,
+        description="How often its sensor looks for new data (`30s`, `12h`); default: 30s for "
+        "files of this machine, 10m for what is asked over the network. Dropped files: 30s.",
+    )
+
+
+class KaggleSource(Source):
+    """A Kaggle data set, downloaded by kagglehub."""
+
+    kind: Literal["kaggle"]
+    handle: str = Field(pattern=r"^[^/\s]+/[^/\s]+$", description="`owner/data-set`.")
+    version: int | None = Field(
+        default=None, ge=1, description="Pinned version; default: the newest when first resolved."
+    )
+    files: tuple[FileName, ...] = Field(
+        default=("*.csv", "*.json", "*.jsonl"), description="Glob patterns of the files to read."
+    )
+
+
+class HuggingFaceSource(Source):
+    """A data set repository of the Hugging Face hub, its files at one commit."""
+
+    kind: Literal["huggingface"]
+    id: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)?$", description="`owner/data-set`.")
+    revision: str | None = Field(
+        default=None,
+        description="Pinned commit, branch or tag; default: `main` when first resolved.",
+    )
+    config: str | None = Field(
+        default=None, description="Configuration (subset) of the data set, as its page names it."
+    )
+    split: str | None = Field(
+        default=None, description="Split whose files are read: `train`; default: all splits."
+    )
+    files: tuple[FileName, ...] = Field(
+        default=(),
+        description="Glob patterns of the files to read; default: the data files that "
+        "the repository declares for `config` and `split`. With both, those that match.",
+    )
+
+
+class UrlSource(Source):
+    """One file behind an http or https address."""
+
+    kind: Literal["url"]
+    url: str = Field(
+        pattern=r"^https?://[^\s/]+\S*$",
+        description="Address of the file. A login belongs into ~/.netrc; one in the address is "
+        "used, and shown and recorded nowhere.",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Expected hash of the file; another content is refused.",
+    )
+    max_bytes: int = Field(
+        default=2_000_000_000, ge=1, description="Largest download, in bytes; more is refused."
+    )
+
+
+class FilesSource(Source):
+    """A file, or all files of a folder or glob pattern, local or behind an fsspec address."""
+
+    kind: Literal["files"]
+    path: FileName = Field(
+        description="File, folder or glob pattern, relative to the project's root or absolute; or "
+        "an fsspec URL such as `s3://bucket/folder/*.csv`."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _is_not_http(cls, path: str) -> str:
+        if re.match(r"https?://", path):
+            raise ValueError("an http or https address belongs to `kind: url`")
+        return path
+
+
+AnySource = KaggleSource | HuggingFaceSource | UrlSource | FilesSource
+KINDS: dict[str, type[Source]] = {
+    "kaggle": KaggleSource,
+    "huggingface": HuggingFaceSource,
+    "url": UrlSource,
+    "files": FilesSource,
+}
+
+
+def load_sources(root: Path) -> dict[str, AnySource]:
+    """Read and validate `sources.yaml`. Raises SettingsError."""
+    declared = read_yaml(root / SOURCES_FILE, SOURCES_FILE)
+    return {name: _load_source(name, data) for name, data in declared.items()}
+
+
+def _load_source(name: str, data: Any) -> AnySource:
+    origin = f"{SOURCES_FILE}: {name}"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
+        raise SettingsError(
+            f"{origin}: a source's name becomes an asset's name; use lower-case letters, digits "
+            "and underscores, beginning with a letter."
+        )
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SettingsError(
+            f"{origin}: kind: expected one of {', '.join(KINDS)} (found: {kind!r})."
+            f"{suggest(str(kind), list(KINDS))}"
+        )
+    source = _validate(KINDS[kind], data, origin)
+    assert isinstance(source, AnySource)  # narrows the type; KINDS holds nothing else
+    return source
+
+
+def _validate(kind: type[Source], data: dict[str, Any], origin: str) -> Source:
+    """Validate a declaration; an error shows the values found, but no login in an address."""
+    try:
+        return validate(kind, data, origin)
+    except SettingsError:
+        shown = {k: hide_secrets(v) if isinstance(v, str) else v for k, v in data.items()}
+        if shown == data:
+            raise
+    validate(kind, shown, origin)
+    raise SettingsError(
+        f"{origin}: an address with a login or a query is not valid, which is not shown here. "
+        "Expected http:// or https:// and no blanks; write a blank as %20."
+    )

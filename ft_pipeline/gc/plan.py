@@ -1,0 +1,271 @@
+"""What the store has and nobody needs: listed with its reason, removed on request.
+
+    plan_removal(chains, keep=1) → [
+        Item("artifact", "train_set", "91ab…", …, goes=False, why="recipe quiz asks for it"),
+        Item("artifact", "train_set", "0c2f…", …, goes=True, why="no recipe asks for it"), …]
+
+An item is removed under the lock of its fingerprint, renamed aside first, and only while it is as
+it was when it was listed. What a run has built or reused since it began stays until it has ended.
+"""
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.locks import is_held, try_lock
+from ft_pipeline.gc.inventory import (
+    FINGERPRINT,
+    GONE_MARK,
+    Item,
+    Key,
+    go,
+    list_artifacts,
+    list_checkpoints,
+    list_leftovers,
+    list_logs,
+    list_rows,
+    read_manifests,
+    stay,
+)
+from ft_pipeline.graph.chain import Chain, MissingInputs
+from ft_pipeline.store.artifacts import MANIFEST, Manifest
+from ft_pipeline.store.remote import RemoteError
+from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
+
+LOG_DAYS = 14.0
+# Which asset's builds append to each kind of row cache.
+CACHED_BY = {"minhash": "prompt_completions", "teacher_logits": "teacher_logits"}
+
+
+def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:
+    """Say for everything in the store whether it goes and why; `recipe` limits what goes to its.
+
+    `chains` are those of all recipes: what any of them asks for stays, with all that it was made
+    of, and the newest `keep` artifacts of each asset besides. Raises PipelineError where an
+    artifact that a recipe asks for is damaged: what it asks for behind it cannot be known.
+    """
+    store = chains[0].store
+    items = list_artifacts(store)
+    manifests = read_manifests(store, items)
+    reasons = _find_reasons(chains, manifests, items, keep)
+    asked = find_asked(chains)
+    since = find_oldest_run(store)
+    found = [_judge_artifact(item, manifests, reasons) for item in items]
+    found += [_judge_leftover(item, store) for item in list_leftovers(store)]
+    found += [_judge_checkpoints(item, store, asked) for item in list_checkpoints(store)]
+    if recipe is not None:
+        (chain,) = (chain for chain in chains if chain.name == recipe)
+        own = {chain.asset(name) for name in chain.names}
+        return [i if i.asset in own else stay(i, f"not of recipe {recipe}") for i in found]
+    found += [_judge_log(item, since) for item in list_logs(store)]
+    kept = [manifests[i.key] for i in found if not i.goes and i.key in manifests]
+    return found + [_judge_rows(item, kept) for item in list_rows(store)]
+
+
+def remove(store: Store, items: Iterable[Item]) -> list[Item]:
+    """Remove what goes; return what was not removed after all, with why."""
+    kept = []
+    for item in items:
+        if item.goes:
+            refused = _remove_one(store, item)
+            if refused:
+                kept.append(stay(item, refused))
+    for mark in (store.root / "locks").glob(f"{RUN_MARK}*"):
+        if not is_held(mark):  # of a run that was killed; one that begins appears locked
+            mark.unlink(missing_ok=True)
+    return kept
+
+
+def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
+    """Return what the recipes ask for as they stand, built or not, with the recipe that does.
+
+    Where that cannot be known, because a local file is not there just now, all there is of the
+    asset counts as asked for. Raises PipelineError where something that is asked for is damaged, or
+    is not here and the remote cannot be asked: what is behind it, or made of it, would then be
+    taken for unwanted.
+    """
+    asked: dict[Key, str] = {}
+    unknown: dict[Key, str] = {}
+    for chain in chains:
+        for name in chain.names:
+            try:
+                request = chain.request(name)
+            except (DamagedArtifact, RemoteError) as error:
+                raise PipelineError(
+                    f"gc: {error} Until then gc cannot know what is needed; nothing was removed."
+                ) from error
+            except PipelineError as error:
+                # Inputs that are not built: then nothing here can be what is asked for.
+                unread = error.unreadable if isinstance(error, MissingInputs) else (str(error),)
+                for why in unread:
+                    reason = f"what recipe {chain.name} asks for cannot be known: {why}"
+                    unknown |= dict.fromkeys(list_keys(chain, name), reason)
+                continue
+            key = (request.asset, request.ingredients.fingerprint)
+            asked.setdefault(key, f"recipe {chain.name} asks for it")
+    return unknown | asked
+
+
+def list_keys(chain: Chain, name: str) -> list[Key]:
+    """Return all that the store has of an asset: artifacts, and checkpoints of trainings."""
+    asset, root = chain.asset(name), chain.store.root
+    folders = [*(root / asset).glob("*"), *(root / "checkpoints" / asset).glob("*")]
+    return [(asset, folder.name) for folder in folders]
+
+
+def find_behind(start: Iterable[Key], manifests: Mapping[Key, Manifest]) -> dict[Key, Key]:
+    """Return all that some artifacts were made of, each with what was made of it."""
+    found: dict[Key, Key] = {}
+    waiting = list(start)
+    while waiting:
+        current = waiting.pop()
+        if current in manifests:
+            for given in manifests[current].inputs.values():
+                key = (given.asset, given.fingerprint)
+                if key not in found:
+                    found[key] = current
+                    waiting.append(key)
+    return found
+
+
+def find_oldest_run(store: Store) -> float | None:
+    """Return when the oldest run began that is still going, or None where none is."""
+    marks = (store.root / "locks").glob(f"{RUN_MARK}*")
+    began = [file.stat().st_mtime for file in marks if is_held(file)]
+    return min(began, default=None)
+
+
+def _find_reasons(
+    chains: Sequence[Chain], manifests: Mapping[Key, Manifest], items: Sequence[Item], keep: int
+) -> dict[Key, str]:
+    store = chains[0].store
+    reasons = dict(find_asked(chains))
+    reasons |= {k: "promoted" for k in manifests if k[1] in _read_promoted(store)}
+    for asset in sorted({asset for asset, _ in manifests}):
+        others = [m for k, m in manifests.items() if k[0] == asset and k not in reasons]
+        newest = sorted(others, key=lambda m: m.created_at, reverse=True)[:keep]
+        reasons |= {(asset, m.fingerprint): f"among the newest {keep} besides" for m in newest}
+    for item in items:
+        if item.key not in reasons and is_held(store.lock_file(*item.key)):
+            reasons[item.key] = "being built"
+    since = find_oldest_run(store)
+    if since is not None:
+        used = {
+            item.key: "a run that is going on uses it" for item in items if item.used_at >= since
+        }
+        reasons = used | reasons
+    for key, user in find_behind(list(reasons), manifests).items():
+        reasons.setdefault(key, f"{user[0]} {user[1][:8]} was made of it")
+    return reasons
+
+
+def _judge_artifact(
+    item: Item, manifests: Mapping[Key, Manifest], reasons: Mapping[Key, str]
+) -> Item:
+    if item.key in reasons:
+        return stay(item, reasons[item.key])
+    if item.key not in manifests:
+        return stay(item, "its manifest cannot be read; remove it by hand if it is not wanted")
+    return go(item, "no recipe asks for it")
+
+
+def _judge_leftover(item: Item, store: Store) -> Item:
+    if is_held(store.lock_file(*item.key)):
+        return stay(item, "being built")
+    final = store.folder(*item.key)
+    if REPLACED_MARK in item.path.name and not final.exists():
+        return stay(item, "the only copy; the next run puts it back")
+    return go(item, "left by a process that was killed")
+
+
+def _judge_checkpoints(item: Item, store: Store, asked: Mapping[Key, str]) -> Item:
+    if is_held(store.lock_file(*item.key)):
+        return stay(item, "being trained")
+    if (
+        item.path.name == item.fingerprint
+        and item.key in asked
+        and not store.folder(*item.key).exists()
+    ):
+        return stay(item, f"{asked[item.key]}; the next run continues from it")
+    return go(item, "no recipe asks for what it would become")
+
+
+def _judge_log(item: Item, since: float | None) -> Item:
+    if since is not None and item.used_at >= since:
+        return stay(item, "a run is going on")
+    if item.age_days < LOG_DAYS:
+        return stay(item, f"younger than {LOG_DAYS:g} days")
+    return go(item, f"older than {LOG_DAYS:g} days")
+
+
+def _judge_rows(item: Item, kept: Iterable[Manifest]) -> Item:
+    """A configuration goes if no build that stays can have used it: all began after its last use.
+
+    Where none stays, what was used lately may be half of a build that was killed.
+    """
+    maker = CACHED_BY.get(item.asset, "")
+    began = [_began(m) for m in kept if m.asset.rpartition("/")[2] == maker]
+    if item.used_at >= min(began, default=time.time() - LOG_DAYS * 86400):
+        return stay(item, "used since the oldest build that stays" if began else "used lately")
+    return go(item, f"no {maker} that stays has used it")
+
+
+def _began(manifest: Manifest) -> float:
+    # created_at has whole seconds.
+    return datetime.fromisoformat(manifest.created_at).timestamp() - manifest.seconds - 1
+
+
+def _remove_one(store: Store, item: Item) -> str | None:
+    """Remove one item; return why not, where it is not what was listed any more."""
+    if item.kind == "log":
+        shutil.rmtree(item.path, ignore_errors=True)
+        return None
+    if item.kind == "rows":
+        return remove_rows(item.path)
+    with try_lock(store.lock_file(*item.key), create=True) as free:
+        if not free:
+            return "being built meanwhile"
+        return _remove_folder(item)
+
+
+def _remove_folder(item: Item) -> str | None:
+    watched = item.path / MANIFEST if item.kind == "artifact" else item.path
+    gone = item.path.with_name(f"{item.fingerprint}{GONE_MARK}{uuid.uuid4().hex[:8]}")
+    try:
+        if watched.stat().st_mtime != item.used_at:
+            return "used meanwhile"
+        item.path.rename(gone)
+    except FileNotFoundError:
+        return None  # another process removed it
+    if item.kind == "artifact" and (gone / MANIFEST).stat().st_mtime != item.used_at:
+        shutil.rmtree(item.path, ignore_errors=True)  # a reader's stamps; the lock is ours
+        gone.rename(item.path)  # noted as used between the two lines above
+        return "used meanwhile"
+    shutil.rmtree(gone, ignore_errors=True)
+    return None
+
+
+def remove_rows(folder: Path) -> str | None:
+    """Remove the shards of one configuration under its lock, whose file stays: others wait on it.
+
+    Returns why not, where a build holds the lock.
+    """
+    with try_lock(folder / "lock", create=True) as free:
+        if not free:
+            return "in use"
+        for shard in [*folder.glob("[0-9]*"), *folder.glob(".draft-*")]:
+            shutil.rmtree(shard, ignore_errors=True)
+    return None
+
+
+def _read_promoted(store: Store) -> set[str]:
+    """Return the fingerprints named in the lists of promotions."""
+    found: set[str] = set()
+    for file in (store.root / "promotions").glob("*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            found |= set(FINGERPRINT.findall(line))
+    return found

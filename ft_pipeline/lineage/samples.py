@@ -1,0 +1,101 @@
+"""Examples to look at, with the tokens that are trained on once these exist."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.base.errors import PipelineError, suggest
+from ft_pipeline.base.jsonl import iterate_jsonl
+from ft_pipeline.examples.render.export import read_examples
+from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.lineage.records import find_stored
+
+IGNORED = -100
+TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}
+
+
+def collect_samples(
+    chain: Chain, task: str | None, n: int, side: str | None, ids: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return `n` examples of each task (or of those whose name holds `task`).
+
+    With `ids` all those whose example_id begins with one of them. Raises PipelineError where the
+    examples are not built, or there is no such task, side or id.
+    """
+    file = find_stored(chain, "prompt_completions").path / EXAMPLES_FILE
+    tasks = [row["task"] for row in read_examples(file, "SELECT DISTINCT task FROM examples")]
+    chosen = sorted(t for t in tasks if task is None or task in t or task == _short(t))
+    if not chosen:
+        raise PipelineError(
+            f"no task `{task}` among the examples: {', '.join(sorted(tasks))}."
+            f"{suggest(str(task), tuple(tasks))}"
+        )
+    if side not in (None, "train", "val"):
+        raise PipelineError(f"--side {side}: expected train or val.")
+    where = "list_contains($tasks, task)" + (" AND side = $side" if side else "")
+    if ids:
+        begins = " OR ".join(f"starts_with(example_id, $id{k})" for k in range(len(ids)))
+        where += f" AND ({begins})"
+    samples = read_examples(
+        file,
+        f"SELECT * EXCLUDE (rank) FROM (SELECT *, row_number() OVER (PARTITION BY task ORDER BY "
+        f"example_id) AS rank FROM examples WHERE {where}) WHERE rank <= $n ORDER BY task, rank",
+        tasks=chosen,
+        n=2**31 if ids else n,
+        **({"side": side} if side else {}),
+        **{f"id{k}": word for k, word in enumerate(ids)},
+    )
+    for word in ids:
+        if not any(sample["example_id"].startswith(word) for sample in samples):
+            raise PipelineError(
+                f"--id {word}: no example of {chain.asset('prompt_completions')} begins so, as "
+                "recipe and options have it."
+            )
+    tokens = _find_tokens(chain, {sample["example_id"] for sample in samples})
+    for sample in samples:
+        sample["history"] = _parse_history(sample["history"])
+        sample["tokens"] = tokens.get(sample["example_id"], [])
+    return samples
+
+
+def _short(task: str) -> str:
+    """Return the initials of a task's name: `cot` for chain_of_thought."""
+    return "".join(word[0] for word in task.split("_"))
+
+
+def _parse_history(history: str | None) -> list[dict[str, str]]:
+    return list(json.loads(history)) if history else []
+
+
+def _find_tokens(chain: Chain, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tokens of examples by id, where the chain has tokenized them."""
+    base = chain.find("base_model")
+    if base is None:
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for asset in TOKEN_ASSETS.values():
+        artifact = chain.find(asset)
+        if artifact is None:
+            continue
+        for record in iterate_jsonl(artifact.path / "tokens.jsonl"):
+            if record["example_id"] in wanted:
+                found[record["example_id"]] = _decode(base.path / "tokenizer.json", record)
+    return found
+
+
+def _decode(tokenizer_file: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    ids, labels = record["input_ids"], record["labels"]
+    return [
+        {
+            "text": tokenizer.decode([token], skip_special_tokens=False),
+            "trained": label != IGNORED,
+            "special": token in special,
+        }
+        for token, label in zip(ids, labels, strict=True)
+    ]

@@ -1,0 +1,196 @@
+"""Starts, watches and ends the worker: the child process in which everything with torch runs.
+
+The worker is `python -m ft_pipeline.worker <task> --config <run folder>/config.json`, in a process
+group of its own. However the launcher ends (done, failed, cancelled, SIGTERM, SIGKILL), no process
+of that group is left: a reaper waits on a pipe that closes with the launcher, and the worker looks
+for its parent itself.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.process.reaper import end_group, read_grace
+from ft_pipeline.process.tasks import WorkerTask
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+GRACE_SECONDS = 30.0
+REAPER_GRACE_SECONDS = 10.0
+LAST_LINES = 30
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerFailed(PipelineError):
+    """The worker ended without a result."""
+
+
+def run_worker(context: "dg.AssetExecutionContext", task: WorkerTask, runs: Path) -> dict[str, Any]:
+    """Run a task in a worker through Dagster Pipes and return what it reported.
+
+    `runs` gets a folder with config.json and worker.log. Raises WorkerFailed with the worker's
+    message, or its last lines, where it fails, is killed, or ends without a report.
+    """
+    import dagster as dg
+
+    # Dagster 1.13 warns of a preview function that its own Pipes session calls.
+    warnings.filterwarnings("ignore", message=".*expected_writer_count.*")
+    folder = _write_config(task, runs)
+    with dg.open_pipes_session(
+        context=context.op_execution_context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        command = worker_command(task.name, folder / "config.json")
+        code, lines = run_in_group(command, session.get_bootstrap_env_vars(), folder)
+    messages = session.get_custom_messages()
+    for message in messages:
+        if isinstance(message, dict) and "error" in message:
+            raise WorkerFailed(f"{message['error']}\n(worker's log: {folder / 'worker.log'})")
+    reports = [m["report"] for m in messages if isinstance(m, dict) and "report" in m]
+    if code != 0 or not reports:
+        raise WorkerFailed(explain_end(task.name, code, lines, folder))
+    return dict(reports[-1])
+
+
+def worker_command(task: str, config: Path) -> list[str]:
+    """Return the command line of a worker; it can be repeated by hand."""
+    return [sys.executable, "-m", "ft_pipeline.worker", task, "--config", str(config)]
+
+
+def run_in_group(
+    command: list[str], extra_env: Mapping[str, str], folder: Path
+) -> tuple[int, list[str]]:
+    """Run a command in a process group of its own; return its exit code and its last lines.
+
+    Its output goes to this process's standard error and to `folder / "worker.log"`. When this
+    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to leave (a training whose
+    steps take longer says so in leaving.json), then its group SIGTERM and SIGKILL.
+    """
+    progress = "bar" if sys.stderr.isatty() else "lines"
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "FT_PROGRESS": progress, "FT_PARENT": str(os.getpid()), **extra_env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    assert process.stdout is not None
+    reader = threading.Thread(
+        target=_forward, args=(process.stdout, folder / "worker.log", tail), daemon=True
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            reader.start()
+            stack.enter_context(_reaper_of(process.pid, folder))
+            _wait(process)
+        except BaseException:
+            _ask_to_leave(process, folder)
+            raise
+        finally:
+            end_group(process.pid, lambda: 2.0)  # grandchildren that outlived the worker
+            process.wait()
+            reader.join(timeout=5)
+    return process.returncode, list(tail)
+
+
+def explain_end(task: str, code: int, lines: list[str], folder: Path) -> str:
+    """Say why a worker ended without a result, and what to do."""
+    if code == -signal.SIGKILL:
+        what = (
+            "was killed (signal 9), probably because memory ran out. Lower training.batch_size or "
+            "tokens.max_length, or close other programs"
+        )
+    elif code < 0:
+        what = f"was ended by signal {-code} ({signal.Signals(-code).name})"
+    elif code == 0:
+        what = "ended with exit code 0 but without a report; its work is not used"
+    else:
+        what = f"failed with exit code {code}"
+    shown = "\n".join(lines[-LAST_LINES:])
+    command = " ".join(worker_command(task, folder / "config.json")[1:])
+    return (
+        f"The worker of task {task} {what}.\nIts last lines:\n{shown}\n"
+        f"Whole log: {folder / 'worker.log'}. To repeat it by hand: python {command}"
+    )
+
+
+def _write_config(task: WorkerTask, runs: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = runs / f"{stamp}-{task.name}-{uuid.uuid4().hex[:6]}"
+    folder.mkdir(parents=True)
+    text = task.model_dump_json(indent=1)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+@contextlib.contextmanager
+def _reaper_of(group: int, folder: Path) -> Iterator[None]:
+    """Keep a reaper beside the group for as long as this process lives."""
+    read_end, write_end = os.pipe()
+    script = str(Path(__file__).with_name("reaper.py"))
+    given = (str(group), str(REAPER_GRACE_SECONDS), str(folder))
+    reaper = subprocess.Popen(
+        [sys.executable, "-I", "-S", script, *given],
+        stdin=read_end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(read_end)
+    try:
+        yield
+    finally:
+        reaper.kill()
+        reaper.wait()
+        os.close(write_end)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> None:
+    """Wait by polling, so that an interrupt of this process is raised here."""
+    while process.poll() is None:
+        time.sleep(0.05)
+
+
+def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Send SIGTERM and wait: a training writes a checkpoint first, and may need a step for it."""
+    logger.info("interrupted: asking the worker to leave (up to %.0f s)", GRACE_SECONDS)
+    process.terminate()
+    start = time.monotonic()
+    while process.poll() is None and time.monotonic() - start < read_grace(
+        str(folder), GRACE_SECONDS
+    ):
+        time.sleep(0.1)
+
+
+def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:
+    """Copy the worker's output to standard error and its log; remember the last lines."""
+    line = b""
+    with log.open("wb") as file:
+        while chunk := os.read(source.fileno(), 65536):
+            file.write(chunk)
+            file.flush()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal stops no training
+                sys.stderr.write(chunk.decode("utf-8", errors="replace"))
+                sys.stderr.flush()
+            *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
+            tail.extend(part.decode("utf-8", errors="replace") for part in whole if part.strip())
+    if line.strip():
+        tail.append(line.decode("utf-8", errors="replace"))

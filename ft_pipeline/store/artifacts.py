@@ -1,0 +1,161 @@
+"""Artifacts: what one asset produced, and what it was asked for.
+
+A manifest, shortened:
+
+    {"asset": "train_set", "fingerprint": "5d0c…", "data_version": "91ab…",
+     "ingredients": {"code_version": "1", "settings": {}, "inputs": {"prompt_completions": "77e1…"},
+                     "libraries": {"duckdb": "2.0"}},
+     "files": {"train_set.jsonl": {"sha256": "c4…", "bytes": 81234}},
+     "checks": [{"name": "no_empty_text", "passed": true, "blocking": true, …}], …}
+
+The *fingerprint* is the hash of the ingredients (what was asked for), the *data version* the hash
+of the content files (what came out). Files below `meta/` are listed but are not content.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ft_pipeline.base.hashing import META, FileEntry, Record, hash_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Ingredients(Record):
+    """What was asked for: all that decides an artifact's content."""
+
+    code_version: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    libraries: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex characters over the canonical JSON of the four ingredients."""
+        return hash_json(self.model_dump(mode="json"))
+
+    def differences(self, other: "Ingredients") -> list[str]:
+        """Name each ingredient that differs, from `other` (old) to this one (new)."""
+        old, new = _flatten(other.model_dump()), _flatten(self.model_dump())
+        return [
+            _describe_change(path, old.get(path), new.get(path))
+            for path in sorted(old.keys() | new.keys())
+            if old.get(path) != new.get(path)
+        ]
+
+
+class CheckResult(Record):
+    """The stored outcome of one check."""
+
+    name: str
+    version: str
+    passed: bool
+    blocking: bool
+    message: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class InputEntry(Record):
+    """Which artifact was read."""
+
+    asset: str
+    fingerprint: str
+    data_version: str
+
+
+class Manifest(Record):
+    """All that is known of one artifact; written last."""
+
+    format: int = FORMAT
+    asset: str
+    fingerprint: str
+    data_version: str
+    ingredients: Ingredients
+    inputs: dict[str, InputEntry]
+    files: dict[str, FileEntry]
+    checks: list[CheckResult]
+    metadata: dict[str, Any]
+    resolved: dict[str, Any]
+    created_at: str
+    seconds: float
+    run_id: str
+
+
+class Artifact(Record):
+    """A whole artifact in the local store."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def data_version(self) -> str:
+        return self.manifest.data_version
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    @property
+    def content(self) -> dict[str, Path]:
+        """The content files, those outside `meta/`, by name."""
+        names = (name for name in self.manifest.files if not name.startswith(f"{META}/"))
+        return {name: self.path / name for name in names}
+
+    @property
+    def failed_checks(self) -> list[CheckResult]:
+        """The blocking checks that failed; with one of them it is not a usable input."""
+        return [c for c in self.manifest.checks if c.blocking and not c.passed]
+
+    def read_json(self, name: str) -> Any:
+        """Parse one of its JSON files, `name` relative to the artifact."""
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def compute_data_version(files: Mapping[str, FileEntry]) -> str:
+    """Hash the names and sha256 of the content files, those outside `meta/`."""
+    return hash_json({n: f.sha256 for n, f in files.items() if not n.startswith(f"{META}/")})
+
+
+@cache
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return major.minor of each installed distribution; "absent" where there is none."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = ".".join(version(name).split(".")[:2])
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {
+            key: leaf
+            for name, inner in value.items()
+            for key, leaf in _flatten(inner, f"{path}.{name}" if path else str(name)).items()
+        }
+    if isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
+        return _flatten(dict(enumerate(value)), path)
+    return {path: value}
+
+
+def _describe_change(path: str, old: Any, new: Any) -> str:
+    kind, _, name = path.partition(".")
+    if kind == "inputs":
+        return f"input {name} has other content"
+    label = {"settings": f"setting {name}", "libraries": f"library {name}"}.get(
+        kind, "code version"
+    )
+    return f"{label}: {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,152 @@
+"""The teacher's side of a distillation: stored answers by example, or the teacher in the loop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.recipe import Distillation
+from ft_pipeline.process.tasks import Teaching
+from ft_pipeline.worker.data.batches import Record
+from ft_pipeline.worker.distillation.losses import StoredAnswers, online_loss, stored_loss
+from ft_pipeline.worker.distillation.teacher_logits import (
+    EXAMPLES_FILE,
+    LOGITS_FILE,
+    count_positions,
+    key_of,
+    read_arrow,
+)
+from ft_pipeline.worker.hardware import choose_dtype
+from ft_pipeline.worker.losses import LogitLoss, find_body_and_head, select_trained
+from ft_pipeline.worker.models.model_spec import load_held
+from ft_pipeline.worker.models.vocabulary import count_shared_words, require_room
+
+PREFIX = "teacher_"
+READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
+
+
+class Lesson:
+    """What the trainer asks: more tensors for a batch, and the loss of its logits."""
+
+    def __init__(self, settings: Distillation, words: int) -> None:
+        self.settings, self.words = settings, words
+
+    def tensors(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return what a micro-batch of these examples holds besides its tokens."""
+        return {}
+
+    def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
+        """Return the loss of a micro-batch's logits. `targets`: int64[trained]."""
+        raise AssertionError("of a stored or an online teacher")
+
+
+class StoredLesson(Lesson):
+    """Answers out of a teacher_logits artifact, mapped into memory."""
+
+    def __init__(
+        self, settings: Distillation, words: int, artifact: Path, records: Sequence[Record]
+    ) -> None:
+        """Raises PipelineError where the answers are of other tokens, or not whole."""
+        super().__init__(settings, words)
+        examples = read_arrow(artifact / EXAMPLES_FILE)
+        self._positions = read_arrow(artifact / LOGITS_FILE)
+        found = {
+            example: (key, count)
+            for example, key, count in zip(*examples.to_pydict().values(), strict=True)
+        }
+        starts = np.cumsum([0, *examples["positions"].to_pylist()])
+        if starts[-1] != len(self._positions):
+            raise PipelineError(
+                f"{artifact}: {EXAMPLES_FILE} lists {starts[-1]} positions and {LOGITS_FILE} has "
+                f"{len(self._positions)}: it was cut off. Build teacher_logits again with --force."
+            )
+        start_of = dict(zip(found, starts.tolist(), strict=False))
+        self._parts: list[tuple[int, int]] = []
+        for record in records:
+            example, count = record["example_id"], count_positions(record)
+            if found.get(example) != (key_of(record), count):
+                what = "other tokens" if example in found else "no answers"
+                raise PipelineError(
+                    f"{artifact}: has {what} for example {example} of train_tokens. Teacher logits "
+                    "belong to the tokens that they were made of; build teacher_logits again."
+                )
+            self._parts.append((start_of[example], count))
+
+    def tensors(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        parts = [self._positions.slice(*self._parts[number]) for number in numbers]
+        table = pa.concat_tables(parts).combine_chunks()
+        k = table.schema.field("ids").type.list_size
+        arrays = {
+            name: _values(table[name]).reshape(len(table), -1) for name in ("ids", "log_probs")
+        }
+        return {
+            f"{PREFIX}ids": torch.from_numpy(arrays["ids"].astype(np.int64)).reshape(-1, k),
+            f"{PREFIX}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
+                -1, k
+            ),
+            f"{PREFIX}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
+        }
+
+    def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
+        names = ("ids", "log_probs", "outside")
+        answers = StoredAnswers(*(inputs[f"{PREFIX}{name}"] for name in names))
+        return stored_loss(targets, answers, self.settings, self.words)
+
+
+class OnlineLesson(Lesson):
+    """A teacher that reads every micro-batch beside the student."""
+
+    def __init__(self, settings: Distillation, words: int, teacher: Any) -> None:
+        """Raises PipelineError where the teacher's logits are more than its head's."""
+        super().__init__(settings, words)
+        parts = find_body_and_head(teacher)
+        if parts is None:
+            raise PipelineError(
+                f"distillation.teacher: {type(teacher).__name__} changes its logits behind its "
+                "head (soft-capping or scaling), which is not supported. Choose another teacher."
+            )
+        self._body, self._head = parts
+        teacher.requires_grad_(False)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
+        read = {name: inputs[name] for name in READ_BY_MODEL if name in inputs}
+        with _own_dtype(targets):
+            hidden = self._body(**read, use_cache=False).last_hidden_state
+        states, _ = select_trained(hidden, inputs["labels"])
+        return online_loss(targets, states, self._answer, self.settings, self.words)
+
+    def _answer(self, states: torch.Tensor) -> torch.Tensor:
+        with _own_dtype(states):
+            return self._head(states)
+
+
+def _own_dtype(tensor: torch.Tensor) -> torch.autocast:
+    """Have the teacher compute in its own dtype, not in that of the student's autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def check_words(teaching: Teaching, student: Path) -> int:
+    """Return the number of words that count. Raises VocabularyMismatch; loads no model."""
+    teacher = teaching.words_of if teaching.teacher is None else teaching.teacher.base_model
+    words = count_shared_words(teaching.words_of, teacher)
+    require_room(student, words, "distillation.student")
+    return words
+
+
+def open_lesson(teaching: Teaching, words: int, records: Sequence[Record]) -> Lesson:
+    """Return the stored answers, or load the teacher. Raises PipelineError."""
+    if teaching.logits is not None:
+        return StoredLesson(teaching.settings, words, teaching.logits, records)
+    assert teaching.teacher is not None, "a teaching has logits or a teacher"
+    teacher = load_held(teaching.teacher, choose_dtype(teaching.teacher.precision))
+    return OnlineLesson(teaching.settings, words, teacher)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.zeros(0)

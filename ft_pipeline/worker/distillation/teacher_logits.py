@@ -1,0 +1,310 @@
+"""What the teacher answers at every trained position, once: asset `teacher_logits`.
+
+    logits.arrow    one row a trained position, in the order of train_tokens:
+                    ids: uint16 or uint32 [k]   the likeliest words, the likeliest first
+                    log_probs: float16 [k]      their log-probabilities at T = 1
+                    outside: float32            the mass of all other words at the temperature T
+                    target: float32             log-probability of the word that the data has
+    examples.arrow  one row an example: example_id, key (of its token ids and labels), positions
+
+At k = 64 that is 264 bytes a position (392 above 65,536 words). Answers are kept in the row cache
+by token ids, labels and teacher, so new rows cost only their own forward passes, and a killed run
+continues. Only the words of the tokenizer count; a padded vocabulary's other logits are left out.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.process.tasks import TeacherLogitsTask
+from ft_pipeline.store.row_cache import RowCache
+from ft_pipeline.worker.data.batches import IGNORED, Record, collate
+from ft_pipeline.worker.data.tokens import read_tokens
+from ft_pipeline.worker.hardware import (
+    choose_device,
+    choose_dtype,
+    describe_hardware,
+    peak_memory_mb,
+)
+from ft_pipeline.worker.losses import (
+    Head,
+    cut_positions,
+    find_body_and_head,
+    select_trained,
+)
+from ft_pipeline.worker.models.model_spec import load_held
+from ft_pipeline.worker.models.vocabulary import count_shared_words
+
+LOGITS_FILE = "logits.arrow"
+EXAMPLES_FILE = "examples.arrow"
+REPORT_FILE = "meta/report.json"
+TOKENS_IN_BATCH = 2048
+# Positions a shard of the cache; a kill loses no more.
+SHARD_POSITIONS = 50_000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the answers of one example lie: a table of positions, and a part of it."""
+
+    positions: pa.Table
+    start: int
+    count: int
+
+    def read(self) -> pa.Table:
+        return self.positions.slice(self.start, self.count)
+
+
+def run(task: TeacherLogitsTask) -> dict[str, Any]:
+    """Answer what the cache does not know, write the artifact, return metadata.
+
+    Raises PipelineError (VocabularyMismatch) before the teacher is loaded.
+    """
+    start = monotonic()
+    words = check_teacher(task)
+    train, val = read_tokens(task.train_tokens), read_tokens(task.val_tokens)
+    configuration = {
+        **task.identity,
+        **task.model_dump(mode="json", include={"k", "temperature", "log_probs"}),
+        "words": words,
+        "dtype": str(choose_dtype(task.teacher.precision)),
+    }
+    cache = RowCache(task.cache, "teacher_logits", configuration)
+    with cache.locked():
+        if task.afresh:
+            cache.clear()
+        known = find_known(cache)
+        missing = {key_of(r): r for r in (*train, *val) if key_of(r) not in known}
+        if missing:
+            _answer(task, words, missing, cache)
+            known = find_known(cache)
+    write_logits(task.output, train, known)
+    report = _report(task, train, val, known, len(missing))
+    report |= {"words": words, "seconds_answering": round(monotonic() - start, 1)}
+    text = json.dumps(report, indent=1)
+    (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return {"metadata": report, "resolved": describe_hardware()}
+
+
+def check_teacher(task: TeacherLogitsTask) -> int:
+    """Return the number of words. Raises PipelineError where they are not the teacher's as well."""
+    words = count_shared_words(task.words_of, task.teacher.base_model)
+    if task.k > words:
+        raise PipelineError(
+            f"distillation.k: {task.k}, but the vocabulary has {words} words. Lower it; {words} "
+            "keeps all of them."
+        )
+    return words
+
+
+def read_arrow(file: Path) -> pa.Table:
+    """Map one of the artifact's files into memory. Raises PipelineError where it is not whole."""
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
+            return reader.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(
+            f"{file}: cannot be read ({error}). It was cut off or damaged; build teacher_logits "
+            "again with --force."
+        ) from error
+
+
+def key_of(record: Record) -> bytes:
+    """16 bytes over an example's token ids and labels, which decide what the teacher is asked."""
+    digest = hashlib.sha256(np.asarray(record["input_ids"], dtype=np.int32).tobytes())
+    digest.update(np.asarray(record["labels"], dtype=np.int32).tobytes())
+    return digest.digest()[:16]
+
+
+def count_positions(record: Record) -> int:
+    """Return how many tokens of an example have a loss; its first token has none."""
+    return sum(label != IGNORED for label in record["labels"][1:])
+
+
+def find_known(cache: RowCache) -> dict[bytes, Place]:
+    """Return where the answers of each example lie in the cache, by its key."""
+    known: dict[bytes, Place] = {}
+    for shard in cache.read(("examples", "positions")):
+        start = 0
+        for key, count in zip(
+            shard["examples"]["key"].to_pylist(),
+            shard["examples"]["positions"].to_pylist(),
+            strict=True,
+        ):
+            known[key] = Place(shard["positions"], start, count)
+            start += count
+    return known
+
+
+def _answer(
+    task: TeacherLogitsTask, words: int, missing: dict[bytes, Record], cache: RowCache
+) -> None:
+    """Let the teacher read the missing examples, and append its answers shard by shard.
+
+    The order is by length, then key, and a shard ends with a batch: what a killed run has left is
+    cut into the same batches again, so that the answers are equal to the last bit on a CPU.
+    """
+    logger.info("the teacher answers at %d examples", len(missing))
+    model = load_held(task.teacher, choose_dtype(task.teacher.precision))
+    parts = find_body_and_head(model)
+    if parts is None:
+        raise PipelineError(
+            f"distillation.teacher: {type(model).__name__} changes its logits behind its head "
+            "(soft-capping or scaling), which is not supported. Choose another teacher."
+        )
+    order = sorted(missing, key=lambda key: (-len(missing[key]["input_ids"]), key))
+    keys: list[bytes] = []
+    tables: list[pa.Table] = []
+    done = 0
+    for batch in _batches(order, missing):
+        tables.append(_answer_batch(task, words, [missing[key] for key in batch], parts))
+        keys += batch
+        done += len(batch)
+        if sum(len(t) for t in tables) >= SHARD_POSITIONS or done == len(order):
+            examples = list_examples(keys, [count_positions(missing[key]) for key in keys])
+            cache.append({"examples": examples, "positions": pa.concat_tables(tables)})
+            logger.info("%d of %d examples answered", done, len(order))
+            keys, tables = [], []
+
+
+def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
+    """Return the table that says which positions are whose."""
+    columns = {"key": pa.array(keys, pa.binary(16)), "positions": pa.array(positions, pa.int32())}
+    return pa.table(columns)
+
+
+def _batches(order: Sequence[bytes], records: dict[bytes, Record]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    longest = 0
+    for key in order:
+        longest = max(longest, len(records[key]["input_ids"]))
+        if batch and (len(batch) + 1) * longest > TOKENS_IN_BATCH:
+            yield batch
+            batch, longest = [], len(records[key]["input_ids"])
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def _answer_batch(
+    task: TeacherLogitsTask, words: int, records: Sequence[Record], parts: tuple[Any, Head]
+) -> pa.Table:
+    body, head = parts
+    batch = {n: t.to(choose_device()) for n, t in collate(records, "plain", 0).items()}
+    hidden = body(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state
+    states, targets = select_trained(hidden, batch["labels"])
+    answers = [
+        keep_likeliest(
+            head(states[part])[:, :words].float(), targets[part], task.k, task.temperature
+        )
+        for part in cut_positions(states, head)
+    ]
+    ids, kept, outside, target = (
+        torch.cat(column).cpu().numpy() for column in zip(*answers, strict=True)
+    )
+    return as_table(ids, kept, outside, target, words, np.dtype(task.log_probs))
+
+
+def keep_likeliest(
+    logits: torch.Tensor, targets: torch.Tensor, k: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids and log-probabilities of the k likeliest words, the others' mass, the target's.
+
+    `logits`: float32[tokens, words], overwritten; `targets`: int64[tokens]. Returns int64[tokens,
+    k], float32[tokens, k] at T = 1, float32[tokens] at `temperature`, float32[tokens].
+    """
+    logits -= torch.logsumexp(logits, dim=-1, keepdim=True)
+    kept, ids = torch.topk(logits, k, dim=-1)
+    of_target = logits.gather(1, targets[:, None])[:, 0]
+    soft = logits.div_(temperature).sub_(logits.amax(-1, keepdim=True)).exp_()
+    total = soft.sum(-1)
+    outside = soft.scatter_(1, ids, 0.0).sum(-1) / total
+    return ids, kept, outside, of_target
+
+
+def as_table(
+    ids: np.ndarray,
+    log_probs: np.ndarray,
+    outside: np.ndarray,
+    target: np.ndarray,
+    words: int,
+    kept_as: np.dtype[Any],
+) -> pa.Table:
+    """Return answers as they are stored: one row a position."""
+    lists = {
+        "ids": ids.astype(np.uint16 if words <= 1 << 16 else np.uint32),
+        "log_probs": np.maximum(log_probs, np.finfo(kept_as).min).astype(kept_as),
+    }
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), ids.shape[1])
+        for name, values in lists.items()
+    }
+    columns |= {
+        "outside": pa.array(outside, pa.float32()),
+        "target": pa.array(target, pa.float32()),
+    }
+    return pa.table(columns)
+
+
+def write_logits(output: Path, records: list[Record], known: dict[bytes, Place]) -> None:
+    """Write the artifact's two files, in the order of the records."""
+    keys = [key_of(record) for record in records]
+    examples = list_examples(keys, [known[key].count for key in keys])
+    ids = pa.array([record["example_id"] for record in records], pa.string())
+    examples = examples.add_column(0, "example_id", ids)
+    with pa.ipc.new_file(str(output / EXAMPLES_FILE), examples.schema) as writer:
+        writer.write_table(examples)
+    schema = known[keys[0]].positions.schema
+    with pa.ipc.new_file(str(output / LOGITS_FILE), schema) as writer:
+        for start in range(0, len(keys), 256):  # a record batch each, as few copies as that needs
+            tables = [known[key].read() for key in keys[start : start + 256]]
+            writer.write_table(pa.concat_tables(tables).combine_chunks())
+
+
+def _report(
+    task: TeacherLogitsTask,
+    train: list[Record],
+    val: list[Record],
+    known: dict[bytes, Place],
+    answered: int,
+) -> dict[str, Any]:
+    of_train = pa.concat_tables(known[key_of(record)].read() for record in train)
+    of_val = pa.concat_tables(known[key_of(record)].read() for record in val)
+    inside = 1 - of_train["outside"].to_numpy()
+    written = sum((task.output / name).stat().st_size for name in (LOGITS_FILE, EXAMPLES_FILE))
+    return {
+        "examples": len(train),
+        "positions": len(of_train),
+        "examples_answered": answered,
+        "examples_from_cache": len({key_of(r) for r in (*train, *val)}) - answered,
+        "without_answer": sum(count_positions(r) != known[key_of(r)].count for r in train),
+        "k": task.k,
+        "temperature": task.temperature,
+        "bytes_a_position": round(written / max(len(of_train), 1), 1),
+        "mass_inside_mean": _mean(inside),
+        "mass_inside_5th_percentile": float(np.percentile(inside, 5)) if len(inside) else math.nan,
+        "teacher_loss_train": -_mean(of_train["target"].to_numpy()),
+        "teacher_loss_val": -_mean(of_val["target"].to_numpy()),
+        "peak_memory_mb": round(peak_memory_mb()),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN for no value."""
+    return float(values.mean()) if len(values) else math.nan

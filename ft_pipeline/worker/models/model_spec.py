@@ -1,0 +1,44 @@
+"""Models for inference, as tasks name them: a base alone, an adapter merged, or a whole one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft_pipeline.process.tasks import HeldModel
+from ft_pipeline.worker.hardware import choose_device
+from ft_pipeline.worker.models.adapters import Adapters, is_quantized
+from ft_pipeline.worker.models.bottleneck import CONFIG_FILE, is_bottleneck
+from ft_pipeline.worker.models.loading import load_base, load_whole
+
+
+def is_whole_model(folder: Path) -> bool:
+    """Whether a folder holds what method `full` trains: every weight, and no adapter."""
+    return (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file()
+
+
+def load_unpacked_base(held: HeldModel, dtype: torch.dtype) -> Any:
+    """Load the base as it is held in training.
+
+    NF4 on a CPU is unpacked once, to the same values: bitsandbytes' kernel for evaluation there
+    computes in bf16 with other rounding than the training did, and is slower on long inputs.
+    """
+    base = load_base(held.base_model, held.quantization, held.double_quantization, dtype)
+    if held.quantization == "nf4" and choose_device() == "cpu":
+        base = base.dequantize(dtype)
+    return base.eval()
+
+
+def load_held(held: HeldModel, dtype: torch.dtype) -> Any:
+    """Load a model with its adapter merged; on a quantized base, and bottlenecks, beside it."""
+    if held.adapter is not None and is_whole_model(held.adapter):
+        return load_whole(held.adapter, dtype).eval()
+    base = load_unpacked_base(held, dtype)
+    if held.adapter is None:
+        return base
+    adapters = Adapters(base, held.base_model)
+    adapters.load("adapter", held.adapter)
+    adapters.use("adapter")
+    if is_bottleneck(held.adapter) or is_quantized(base):
+        return adapters.base
+    return adapters.merge_and_unload().eval()

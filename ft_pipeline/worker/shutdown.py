@@ -1,0 +1,66 @@
+"""Being asked to leave: SIGTERM sets a flag, so that a training can write its checkpoint first.
+
+Launcher and reaper wait for the seconds in `leaving.json` of the run folder, if they are more than
+their own.
+"""
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ft_pipeline.process.reaper import NEEDS_FILE
+
+logger = logging.getLogger("ft_pipeline.worker")
+
+
+class Leaving(Exception):
+    """The run was asked to end, and has written its checkpoint."""
+
+
+class Leave:
+    """Whether this process was asked to leave.
+
+    Further signals change nothing: launcher, reaper and the watch for the parent may all send one,
+    and whoever asks sends SIGKILL when the announced time is over.
+    """
+
+    def __init__(self, run_folder: Path | None = None) -> None:
+        self.asked = False
+        self._folder = run_folder
+        self._seconds = 0.0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over SIGTERM for the length of a `with` block."""
+        before = signal.signal(signal.SIGTERM, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def expect(self, seconds: float) -> None:
+        """Remember how long a step or evaluation takes; so long the checkpoint may be in coming."""
+        if seconds > self._seconds:
+            self._seconds = seconds
+            if self.asked:
+                self._announce()
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _handle(self, _sign: int, _frame: object) -> None:
+        if self.asked:
+            return
+        self.asked = True
+        logger.info("asked to leave: writing a checkpoint after this step")
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._folder is not None:
+            needed = {"seconds": round(2 * self._seconds + 20, 1)}
+            unfinished = self._folder / f".{NEEDS_FILE}"
+            unfinished.write_text(json.dumps(needed), encoding="utf-8")
+            unfinished.rename(self._folder / NEEDS_FILE)

@@ -1,0 +1,74 @@
+"""When memory is too small: the ladder of smaller forward passes.
+
+Each rung halves the micro-batch and doubles the accumulation, so that an optimizer step still has
+the same examples; the last one recomputes activations as well.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ft_pipeline.config.recipe import Training
+
+# What torch, C++ and CUDA's libraries say, in lower case.
+OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to divide an optimizer step."""
+
+    batch_size: int
+    gradient_accumulation: int
+    gradient_checkpointing: bool
+
+    def __str__(self) -> str:
+        recomputed = ", activations recomputed" if self.gradient_checkpointing else ""
+        return f"batch {self.batch_size} × {self.gradient_accumulation}{recomputed}"
+
+    def describe(self, outcome: str) -> dict[str, Any]:
+        """Return it as a line of the receipt."""
+        return {**asdict(self), "outcome": outcome}
+
+
+def list_rungs(settings: Training, start: Rung | None = None) -> list[Rung]:
+    """Return the rungs from the recipe's own down, or from the one of a checkpoint.
+
+    A batch that is no power of two is halved to the next smaller divisor of it.
+    """
+    size, recomputes = settings.batch_size, settings.gradient_checkpointing
+    effective = size * settings.gradient_accumulation
+    sizes = [size]
+    while sizes[-1] > 1:
+        sizes.append(max(d for d in range(1, sizes[-1] // 2 + 1) if sizes[-1] % d == 0))
+    rungs = [Rung(each, effective // each, recomputes) for each in sizes]
+    if not recomputes:
+        rungs.append(Rung(1, effective, True))
+    return rungs[rungs.index(start) :] if start in rungs else rungs
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is torch's or Python's word for too little memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in OUT_OF_MEMORY)
+
+
+def render_attempts(attempts: list[dict[str, Any]]) -> str:
+    """Return a table of what was tried."""
+    lines = ["batch  accumulation  recomputed  outcome"]
+    for each in attempts:
+        recomputed = "yes" if each["gradient_checkpointing"] else "no"
+        lines.append(
+            f"{each['batch_size']:5}  {each['gradient_accumulation']:12}  {recomputed:>10}  "
+            f"{each['outcome']}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Fine-tuning: assets `finetuned_model`, `distilled_model` and `ce_model`.
+
+Trains an adapter (or all weights) on token records whose prompts are masked, from the last whole
+checkpoint of the same fingerprint where there is one. The output is a peft adapter
+(`adapter_model.safetensors`, `adapter_config.json`) or a whole model, with the tokenizer; `meta/`
+has metrics.jsonl (progress.py), report.json, trainer_arguments.json and worst_examples.jsonl:
+
+    {"example_id": "5f0a…", "task": "quiz_question", "loss": 3.91}
+"""
+
+import json
+import logging
+from typing import Any
+
+import torch
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.config.recipe import Training
+from ft_pipeline.process.tasks import TrainTask
+from ft_pipeline.worker.hardware import choose_dtype, describe_hardware, peak_memory_mb
+from ft_pipeline.worker.models.methods import Backend, choose_backend, prepare
+from ft_pipeline.worker.shutdown import Leave
+from ft_pipeline.worker.training.memory import is_out_of_memory, list_rungs, render_attempts
+
+REPORT_FILE = "meta/report.json"
+
+logger = logging.getLogger(__name__)
+
+
+def run(task: TrainTask) -> dict[str, Any]:
+    """Train, save and prove that the result loads; return metadata and what was resolved."""
+    settings = task.settings
+    of_student = task.tokenizer_of is not None or task.teaching is not None
+    backend = choose_backend(settings, of_student)
+    logger.info("back end: %s (%s)", backend.name, backend.reason)
+    if backend.name == "unsloth":
+        import unsloth  # noqa: F401  (patches transformers and trl, so it has to come first)
+    import transformers
+
+    from ft_pipeline.worker.data.tokens import read_tokens
+    from ft_pipeline.worker.distillation.teacher import check_words, open_lesson
+    from ft_pipeline.worker.models.loading import load_tokenizer
+    from ft_pipeline.worker.training.session import Session
+
+    lesson = None
+    words = check_words(task.teaching, task.base_model) if task.teaching else 0
+    dtype = choose_dtype(settings.precision)
+    records = read_tokens(task.train_tokens)
+    validation = read_tokens(task.val_tokens) if task.val_tokens else []
+    longest = max(len(record["input_ids"]) for record in records)
+    if task.teaching is not None:
+        lesson = open_lesson(task.teaching, words, records)
+    transformers.set_seed(settings.seed)
+    model = prepare(backend, task.base_model, settings, dtype, longest)
+    tokenizer = load_tokenizer(task.tokenizer_of or task.base_model)
+    (task.output / "meta").mkdir(parents=True, exist_ok=True)
+    leave = Leave(task.run_folder)
+    session = Session(task, model, tokenizer, dtype, records, validation, leave, lesson)
+    with leave.listening():
+        attempts = _climb(session, settings)
+    report = session.summarize()
+    report |= {"backend": backend.name, "backend_reason": backend.reason}
+    report |= {"memory_ladder": attempts, "peak_memory_mb": round(peak_memory_mb())}
+    report |= session.save()
+    return _write_report(report, session, backend, dtype)
+
+
+def _climb(session: Any, settings: Training) -> list[dict[str, Any]]:
+    """Train on the first rung of the ladder that fits into memory; return what was tried.
+
+    Raises PipelineError with the table of all rungs where none fits.
+    """
+    attempts: list[dict[str, Any]] = []
+    for rung in list_rungs(settings, session.checkpointed_rung()):
+        fits = True
+        try:
+            session.train(rung)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if fits:
+            return [*attempts, rung.describe("fits")]
+        attempts.append(rung.describe("out of memory"))
+        logger.warning("out of memory with %s; the next rung is tried", rung)
+        session.free_memory()  # not above: until there, the error's frames hold the trainer
+    raise PipelineError(
+        f"memory is too small for this training. Tried:\n{render_attempts(attempts)}\nLower "
+        "tokens.max_length, take method qlora, a smaller base model, or a machine with more memory."
+    )
+
+
+def _write_report(
+    report: dict[str, Any], session: Any, backend: Backend, dtype: torch.dtype
+) -> dict[str, Any]:
+    from ft_pipeline.worker.plots import plot_training
+
+    task, settings = session.task, session.task.settings
+    text = json.dumps(report, indent=1)
+    (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    plot_training(session.progress.records, task.output / "meta")
+    resolved = {
+        "backend": backend.name,
+        "backend_reason": backend.reason,
+        "dtype": str(dtype).removeprefix("torch."),
+        "batching": report["batching"],
+        "batch_size": report["batch_size"],
+        "gradient_accumulation": report["gradient_accumulation"],
+        "gradient_checkpointing": report["gradient_checkpointing"],
+        "memory_ladder": report["memory_ladder"],
+        "seed": settings.seed,
+        **describe_hardware(),
+    }
+    if resolved["device"] != "cpu":
+        resolved["may_differ"] = "a GPU's sums may differ in the last bits between runs and cards"
+    return {"metadata": report, "resolved": resolved}
