@@ -105,7 +105,7 @@ def test_what_is_left_out_exists_and_is_reached() -> None:
 
 
 def test_a_root_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(LookupError, match=r"ft_pipeline\.jsonl:no_such"):
+    with pytest.raises(LookupError, match="jsonl:no_such"):
         Code().reach(("ft_pipeline.base.jsonl:no_such",))
 
 

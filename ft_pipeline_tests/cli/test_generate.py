@@ -225,8 +225,8 @@ def test_missing_model_names_the_command_and_torch_is_not_imported(
     fresh_project: TinyProject,
 ) -> None:
     code = (
-        "import sys\nfrom ft_pipeline import cli\n"
-        "try:\n    cli.app(['generate', '--prompt', 'x'], standalone_mode=False)\n"
+        "import sys\nfrom ft_pipeline.cli.main import app\n"
+        "try:\n    app(['generate', '--prompt', 'x'], standalone_mode=False)\n"
         "except Exception as error:\n    print(error, 'torch' in sys.modules)\n"
     )
     done = fresh_project.run(sys.executable, "-c", code)
