@@ -181,7 +181,7 @@ def prepare_ours(near: bool = False) -> Work:
     from ft_pipeline.config.sources import FilesSource
     from ft_pipeline.examples.render.build import RawSource, build_examples
     from ft_pipeline.examples.render.export import write_side
-    from ft_pipeline.examples.select import selection as fates
+    from ft_pipeline.examples.select import selection
 
     declared = FilesSource(kind="files", path="x", identity=("question", "correct_answer"))
     settings = Examples.model_validate(
@@ -201,8 +201,8 @@ def prepare_ours(near: bool = False) -> Work:
 
         return call
 
-    fates.NearIndex.add = timed(fates.NearIndex.add)  # type: ignore[method-assign]
-    fates.NearIndex.find_pairs = timed(fates.NearIndex.find_pairs)  # type: ignore[method-assign]
+    selection.NearIndex.add = timed(selection.NearIndex.add)  # type: ignore[method-assign]
+    selection.NearIndex.find_pairs = timed(selection.NearIndex.find_pairs)  # type: ignore[method-assign]
 
     def work(source: Path, folder: Path) -> dict[str, Any]:
         raw = RawSource(declared, {source.name: source})

@@ -33,6 +33,7 @@ from machine import describe, print_table, write
 from ft_pipeline.base.project import DEFAULT_RECIPE, Project
 from ft_pipeline.graph.asset_rules import MODEL_ASSETS
 from ft_pipeline.graph.chain import Chain, load_chain
+from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline.lineage.receipt import write_receipt
 
 LIMIT_SECONDS = 2.0
@@ -107,18 +108,18 @@ def publish_model(project: Project, rate: float) -> None:
     shared = ("base_model", "train_tokens", "val_tokens")
     own = ("finetuned_model", "teacher_logits", "base_evaluation", "finetuned_evaluation")
     for name in (*shared, *own):
-        if chain.find(name) is None and (name != "teacher_logits" or rate < 2e-4):
+        if Lookup(chain).find(name) is None and (name != "teacher_logits" or rate < 2e-4):
             publish(chain, name)
 
 
 def publish(chain: Chain, name: str) -> None:
-    request = chain.request(name)
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    request = Lookup(chain).state(name).require_request()
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         fill(draft.path, name, {n: a.path for n, a in request.inputs.items()})
         draft.resolved = {"device": "cpu", "dtype": "float32", "threads": 2}
         if name in MODEL_ASSETS:
-            write_receipt(draft, draft.preview().manifest, chain.store, run_id="benchmark")
-        chain.store.publish(draft, [], run_id="benchmark")
+            write_receipt(draft, draft.preview().manifest, open_store(chain), run_id="benchmark")
+        open_store(chain).publish(draft, [], run_id="benchmark")
 
 
 def fill(folder: Path, name: str, inputs: dict[str, Path]) -> None:

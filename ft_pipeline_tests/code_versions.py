@@ -14,11 +14,11 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.graph.asset_rules import RAW, RULES, Rule
+from ft_pipeline.graph.asset_rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_name("code_versions.json")
@@ -28,6 +28,7 @@ LEFT_OUT = {
     "ft_pipeline.assets.sources:_read_facts": "what a page shows of raw files; kept in meta/",
     "ft_pipeline.assets.sources:preview_table": "what a page shows",
     "ft_pipeline.graph.chain": "decides what is asked for, and that is the fingerprint itself",
+    "ft_pipeline.graph.lookup": "finds what was asked for by its fingerprint",
     "ft_pipeline.store.checks": "a check's result is kept under the check's own version",
     "ft_pipeline.base.errors": "words of errors",
     "ft_pipeline.graph.estimate": "shown before a training, and in metadata",
@@ -218,10 +219,10 @@ def _strip(tree: ast.AST) -> ast.AST:
 def current(root: Path = ROOT) -> dict[str, dict[str, str]]:
     """Return code version and hash for each asset, as the code below `root` is now."""
     code = Code(root)
-    rules: Mapping[str, Rule] = {"raw_*": RAW, **RULES}
     return {
         name: {"code_version": rule.code_version, "hash": code.hash(code.reach(rule.work))}
-        for name, rule in rules.items()
+        for rule in RULES
+        for name in rule.names
     }
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.config.recipe import Training
+from ft_pipeline.config.sections import training
 from ft_pipeline.graph.asset_rules import RULES
+from ft_pipeline.graph.settings_read import read_training
 from ft_pipeline_tests import code_versions
 from ft_pipeline_tests.code_versions import Code
 
@@ -20,7 +22,7 @@ WORK = [
     ("ft_pipeline.config.sections.training:Training", "finetuned_model"),
     ("ft_pipeline.config.sections.distillation:Prune", "student_model"),
     ("ft_pipeline.sources.url:download", "raw_*"),
-    ("ft_pipeline.examples.read.text:neutralize", "prompt_completions"),
+    ("ft_pipeline.examples.read.text:sanitize", "prompt_completions"),
     ("ft_pipeline.worker.data.tokens:run", "train_tokens"),
     ("ft_pipeline.worker.distillation.losses:stored_loss", "distilled_model"),
     ("ft_pipeline.evaluation.metrics:score_quiz", "evaluation"),
@@ -33,7 +35,9 @@ def now() -> dict[str, dict[str, str]]:
     return code_versions.current()
 
 
-@pytest.mark.parametrize("name", sorted(code_versions.recorded().keys() | {"raw_*", *RULES}))
+@pytest.mark.parametrize(
+    "name", sorted({*code_versions.recorded(), *(name for rule in RULES for name in rule.names)})
+)
 def test_code_of_each_asset_was_decided_on(name: str, now: dict[str, dict[str, str]]) -> None:
     assert code_versions.recorded().get(name) == now.get(name), (
         f"the code behind {name} changed. If its result changes, raise its code_version in "
@@ -61,23 +65,18 @@ def test_an_edited_preset_is_noticed_and_changes_what_is_asked_for(
     file.write_text(text.replace('"q_v": ("q_proj", "v_proj")', '"q_v": ("q_proj",)'), "utf-8")
     assert hash_of("finetuned_model", tmp_path) != now["finetuned_model"]["hash"]
 
-    from ft_pipeline.config.sections import training
-    from ft_pipeline.graph import asset_rules as rules
-
     declared = Training.model_validate({"lora": {"target_modules": "q_v"}})
-    before = rules._training(declared)
+    before = read_training(declared)
     monkeypatch.setitem(training.TARGET_PRESETS, "q_v", ("q_proj",))
-    assert rules._training(declared) != before
+    assert read_training(declared) != before
 
 
 def test_a_preset_and_the_list_it_stands_for_ask_for_the_same() -> None:
-    from ft_pipeline.graph.asset_rules import _training
-
     preset = Training.model_validate({"lora": {"target_modules": "q_v"}, "quantization": "auto"})
     spelled = Training.model_validate(
         {"lora": {"target_modules": ["v_proj", "q_proj"]}, "quantization": "nf4"}
     )
-    assert _training(preset) == _training(spelled)
+    assert read_training(preset) == read_training(spelled)
 
 
 def test_words_of_people_change_nothing(tmp_path: Path, now: dict[str, dict[str, str]]) -> None:
@@ -96,8 +95,7 @@ def test_what_is_left_out_exists_and_is_reached() -> None:
     code_versions.LEFT_OUT.clear()
     try:
         code = Code()
-        reached = {d for rule in RULES.values() for d in code.reach(rule.work)}
-        reached |= set(code.reach(code_versions.RAW.work))
+        reached = {d for rule in RULES for d in code.reach(rule.work)}
     finally:
         code_versions.LEFT_OUT.update(left_out)
     known = {d.module for d in reached} | {str(d) for d in reached}
@@ -140,5 +138,5 @@ def edit(file: Path, name: str) -> None:
 
 def hash_of(asset: str, root: Path) -> str:
     code = Code(root)
-    rule = code_versions.RAW if asset == "raw_*" else RULES[asset]
+    (rule,) = (rule for rule in RULES if asset in rule.names)
     return code.hash(code.reach(rule.work))

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.assets.rebuild import RecordedChain
+from ft_pipeline.assets.rebuild import list_differences, plan_rebuild
 from ft_pipeline.base.project import Project
 from ft_pipeline.graph.chain import load_chain
-from ft_pipeline.lineage.records import Records, read_found
-from ft_pipeline.lineage.trace import collect_links
+from ft_pipeline.lineage.records import read_found
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.lineage.commands import ask, find_rows
 
@@ -127,11 +126,10 @@ def test_recorded_settings_of_the_room_are_restored(
 
     project.edit_recipe(edit)
     chain = load_chain(Project(project.root, project.store), "quiz", {})
-    link = read_found(folder, stored=True).link
-    links = collect_links(Records(chain.store), link)
-    recorded = RecordedChain(chain, tmp_path / "store", links)
-    assert recorded.list_differences("distilled_model") == []
-    assert set(recorded.origins) == {"raw_trivia", "raw_cot", "base_model"}
+    plan = plan_rebuild(chain, read_found(folder, stored=True), tmp_path)
+    assert list_differences(plan) == []
+    assert set(plan.origins) == {"raw_trivia", "raw_cot", "base_model"}
+    assert plan.lookup.chain.recipe.training.lora.r == 4  # as it was, not as it is
 
 
 def test_another_alpha_teaches_again_without_asking_the_teacher(

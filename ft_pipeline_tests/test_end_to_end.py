@@ -20,6 +20,7 @@ from ft_pipeline.examples.read.text import clean, fold_letters
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.examples.select.split import assign_sides
 from ft_pipeline.graph.chain import load_chain
+from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline_tests.conftest import TinyProject
 
 pytestmark = pytest.mark.slow
@@ -181,7 +182,7 @@ def test_command_of_the_remedy_builds_all_that_is_needed(
     project = fresh_project.copy_to(tmp_path / "project")
     done = project.run("dagster", "asset", "materialize", "--select", '+key:"train_set"')
     assert done.returncode == 0, done.stderr[-2000:]
-    assert chain_of(project).find("train_set") is not None
+    assert Lookup(chain_of(project)).find("train_set") is not None
 
 
 def test_no_train_fails_instead_of_training(project: TinyProject) -> None:
@@ -194,10 +195,12 @@ def test_no_train_fails_instead_of_training(project: TinyProject) -> None:
 
 
 def test_forced_asset_is_built_again_with_equal_content(project: TinyProject) -> None:
-    versions = {n: chain_of(project).find(n).data_version for n in ("train_set", "finetuned_model")}
+    versions = {
+        n: Lookup(chain_of(project)).find(n).data_version for n in ("train_set", "finetuned_model")
+    }
     outcomes = project.build("--force", "train_set", "--force", "finetuned_model")
     assert {a for a, outcome in outcomes.items() if outcome == "built"} == set(versions)
-    assert versions == {n: chain_of(project).find(n).data_version for n in versions}
+    assert versions == {n: Lookup(chain_of(project)).find(n).data_version for n in versions}
 
 
 def test_override_holds_for_both_commands(project: TinyProject) -> None:
@@ -214,22 +217,22 @@ def test_leaking_train_set_is_never_trained_on(project: TinyProject) -> None:
     chain = chain_of(project)
     for name in ("train_set", "val_set", "train_tokens", "finetuned_model"):
         shutil.rmtree(project.store / name)
-    sound = chain.find("prompt_completions")
-    request = chain.request("prompt_completions")
+    sound = Lookup(chain).find("prompt_completions")
+    request = Lookup(chain).state("prompt_completions").require_request()
     examples = pq.read_table(sound.path / EXAMPLES_FILE).to_pylist()
     leaked = next(e for e in examples if e["side"] == "train")
     examples.append({**leaked, "example_id": "f" * 32, "side": "val"})
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
         pq.write_table(pa.Table.from_pylist(examples), draft.path / EXAMPLES_FILE)
         # With the checks of the sound one, as if they had overlooked it: without stored results
         # they would be made, and refuse it, before train_set is built.
-        chain.store.publish(draft, sound.manifest.checks, run_id="planted")
+        open_store(chain).publish(draft, sound.manifest.checks, run_id="planted")
 
     first = project.run("dagster", "asset", "materialize", "--select", "train_set,val_set")
     assert first.returncode != 0
     assert "no_question_is_on_both_sides" in first.stderr
-    assert chain.find("train_set").failed_checks[0].metadata["leaks"] == leaked["groups"]
+    assert Lookup(chain).find("train_set").failed_checks[0].metadata["leaks"] == leaked["groups"]
 
     second = project.run(
         "dagster", "asset", "materialize", "--select", "train_tokens,finetuned_model"
@@ -245,22 +248,22 @@ def test_check_that_was_never_made_is_made_before_an_input_is_used(project: Tiny
     """As after a new check was written: the stored artifact has no result of it."""
     chain = chain_of(project)
     shutil.rmtree(project.store / "train_set")
-    sound = chain.find("prompt_completions")
-    request = chain.request("prompt_completions")
+    sound = Lookup(chain).find("prompt_completions")
+    request = Lookup(chain).state("prompt_completions").require_request()
     examples = pq.read_table(sound.path / EXAMPLES_FILE).to_pylist()
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         shutil.copytree(sound.path / "meta", draft.path / "meta", dirs_exist_ok=True)
         examples.append({**examples[0], "completion": " "})
         pq.write_table(pa.Table.from_pylist(examples), draft.path / EXAMPLES_FILE)
-        chain.store.publish(draft, [], run_id="planted")
+        open_store(chain).publish(draft, [], run_id="planted")
     done = project.run("dagster", "asset", "materialize", "--select", "train_set")
     assert done.returncode != 0
     assert "prompt_completions failed its blocking check no_text_is_empty" in done.stderr
-    assert chain.find("prompt_completions").failed_checks
+    assert Lookup(chain).find("prompt_completions").failed_checks
 
 
 def test_damaged_artifact_is_named_and_not_used(project: TinyProject) -> None:
-    artifact = chain_of(project).find("train_tokens")
+    artifact = Lookup(chain_of(project)).find("train_tokens")
     file = artifact.path / "tokens.jsonl"
     file.write_bytes(file.read_bytes().replace(b"quiz_question", b"quiz_quEstion", 1))
     done = project.run(*VERBATIM)
@@ -286,9 +289,9 @@ def test_second_recipe_has_a_prefix_and_shares_sources_and_base(project: TinyPro
 
 def test_artifacts_are_as_documented(built_project: TinyProject) -> None:
     chain = chain_of(built_project)
-    line = read_jsonl(chain.find("train_set").path / "train_set.jsonl")[0]
+    line = read_jsonl(Lookup(chain).find("train_set").path / "train_set.jsonl")[0]
     assert list(line) == ["prompt", "completion", "example_id", "source_rows", "task"]
-    model = chain.find("finetuned_model")
+    model = Lookup(chain).find("finetuned_model")
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= set(
         model.content
     )
@@ -301,16 +304,16 @@ def test_artifacts_are_as_documented(built_project: TinyProject) -> None:
     assert {"raw_cot", "train_set", "train_tokens", "base_model"} <= set(behind)
     assert receipt["ingredients"]["settings"]["training"]["seed"] == 42
     assert receipt["resolved"]["threads"] >= 1
-    raw = chain.find("raw_trivia")
+    raw = Lookup(chain).find("raw_trivia")
     sample = (built_project.root / "data/samples/trivia.csv").read_bytes()
     assert raw.content["trivia.csv"].read_bytes() == sample
     assert raw.read_json("meta/source.json")["licence"] == "CC BY-SA 4.0"
-    published = [n for m in (model, chain.find("base_model")) for n in m.manifest.files]
+    published = [n for m in (model, Lookup(chain).find("base_model")) for n in m.manifest.files]
     assert not [n for n in published if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
 
 def test_evaluation_report_sets_the_models_side_by_side(built_project: TinyProject) -> None:
-    artifact = chain_of(built_project).find("evaluation")
+    artifact = Lookup(chain_of(built_project)).find("evaluation")
     comparison = artifact.read_json("comparison.json")
     assert comparison["finetuned"]["loss"] < comparison["base"]["loss"]
     report = (artifact.path / "meta/report.md").read_text(encoding="utf-8")

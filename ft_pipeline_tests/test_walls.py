@@ -12,6 +12,7 @@ import yaml
 
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.config.settings_page import write_page
+from ft_pipeline.graph.asset_rules import RULES
 from ft_pipeline_tests.conftest import ROOT, TinyProject
 
 PACKAGE = ROOT / "ft_pipeline"
@@ -30,6 +31,7 @@ HEAVY = {
     "trl",
     "unsloth",
 }
+FILES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
 # What design and docs/architecture.md name; more is a decision, not an accident.
 ROOMS = {
     *("assets", "base", "cli", "config", "evaluation", "examples", "gc", "graph", "lineage"),
@@ -47,6 +49,25 @@ def test_a_package_says_what_it_is_for_and_holds_nothing_else(file: Path) -> Non
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     assert len(tree.body) == 1
+
+
+NAMES = {name for rule in RULES for name in rule.names} - {
+    "evaluation",  # also a room and a section of the recipe
+    "base_model",  # also a section of the recipe, and a task
+    "teacher_logits",  # also a task
+}
+# Where an asset may be named: its rule, its definition, its work.
+NAMING = ("graph/asset_rules.py", "assets/", "worker/")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f for f in FILES if not f.startswith(NAMING)],
+)
+def test_no_asset_is_named_outside_of_its_three_places(file: str) -> None:
+    tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+    literals = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    assert not literals & NAMES
 
 
 def test_every_folder_with_modules_is_a_package() -> None:

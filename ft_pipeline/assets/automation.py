@@ -28,7 +28,9 @@ from ft_pipeline.assets.sources import observe, upstream_key
 from ft_pipeline.base.durations import to_seconds
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.graph.revisions import resolve_revision
+from ft_pipeline.graph.settings_read import raw_of
 from ft_pipeline.sources.upstream import is_local, read_revision
 
 LOCAL_SECONDS = 30  # between two looks at files of this machine, dropped ones included
@@ -201,8 +203,8 @@ def _with_baseline(watch: Watch, chains: Sequence[Chain], source: str) -> Watch:
     """On the first look of all, what the newest raw files were made from counts as known."""
     if watch.revision is not None:
         return watch
-    raw = f"raw_{source}"
-    for manifest in chains[0].store.manifests(chains[0].asset(raw))[:1]:
+    raw = chains[0].asset(raw_of(source))
+    for manifest in open_store(chains[0]).manifests(raw)[:1]:
         return watch.model_copy(update={"revision": manifest.ingredients.settings.get("revision")})
     return watch
 

@@ -13,9 +13,10 @@ from pydantic import Field
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.base.settings import is_switched_on
-from ft_pipeline.graph.asset_rules import MODEL_ASSETS, TRAINED_ASSETS
-from ft_pipeline.graph.chain import Chain, Request
-from ft_pipeline.lineage.receipt import write_receipt
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Lookup, Request
+from ft_pipeline.graph.pins import Pins
+from ft_pipeline.lineage.receipt import write_receipt, write_recipe
 from ft_pipeline.lineage.summary import make_tags, summarize
 from ft_pipeline.process.launch import run_worker
 from ft_pipeline.process.tasks import WorkerTask
@@ -109,10 +110,10 @@ def define(
         try:
             if prepare is not None:
                 prepare(context)
-            continued = _continued_run(context)
-            done = _list_done(context.instance, continued) if continued else set()
-            seen = chain.during(context.run_id, continued, done)
-            yield from _materialize(context, seen, selected, checks, work, config.force, is_wanted)
+            lookup = Lookup(chain, _open_pins(context, chain))
+            yield from _materialize(
+                context, lookup, selected, checks, work, config.force, is_wanted
+            )
         except PipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 
@@ -132,53 +133,52 @@ def fill_from_report(draft: Draft, report: Mapping[str, Any]) -> None:
 
 def _materialize(
     context: dg.AssetExecutionContext,
-    chain: Chain,
+    lookup: Lookup,
     names: Sequence[str],
     checks: Mapping[str, Sequence[Check]],
     work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
     force: Sequence[str],
     is_wanted: Callable[[dg.AssetExecutionContext, Request], bool] | None,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    store = chain.store
+    store = lookup.store
     failed: list[str] = []
     with contextlib.ExitStack() as stack:
         drafts: dict[str, Draft] = {}
         for name in names:
             start = monotonic()
-            request = _request(chain, name)
+            lookup = _check_inputs(lookup, name)
+            request = lookup.state(name).require_request()
             forced = name in force
-            found = None if forced else _use(chain, name, request)
+            found = None if forced else _use(lookup, name)
             if found is None:
-                fingerprint = request.ingredients.fingerprint
-                stack.enter_context(store.lock(request.asset, fingerprint))
-                found = None if forced else _use(chain, name, request)
+                stack.enter_context(store.lock(request.asset, request.fingerprint))
+                # Another process may have built it meanwhile.
+                found = None if forced else store.find(request.asset, request.fingerprint)
             if found is not None:
-                artifact = _recheck(chain, name, found, request, checks.get(name, ()))
+                artifact = _recheck(lookup, name, found, checks.get(name, ()))
                 store.push_pending(artifact)
                 logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
                 failed += _list_failed(artifact)
-                yield _result(chain, name, artifact, reused=True)
+                yield _result(lookup, name, artifact, reused=True)
                 continue
             if is_wanted is not None and not forced and not is_wanted(context, request):
                 continue
-            _refuse_training(name, request)
-            request = chain.fetch_inputs(request)
+            _refuse_training(lookup, name, request)
+            inputs = lookup.pull_inputs(name)
             if forced:  # from the start, not from where another try ended
-                store.remove_checkpoints(request.asset, request.ingredients.fingerprint)
+                store.remove_checkpoints(request.asset, request.fingerprint)
             drafts[name] = stack.enter_context(
-                store.draft(request.asset, request.ingredients, request.inputs)
+                store.draft(request.asset, request.ingredients, inputs)
             )
             drafts[name].forced = forced
         if drafts:
             logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
             work(context, drafts)
         for name, draft in drafts.items():
-            artifact = _publish(
-                name, draft, chain, checks.get(name, ()), context.run_id, name in force
-            )
+            artifact = _publish(lookup, name, draft, checks.get(name, ()), context.run_id)
             logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
             failed += _list_failed(artifact)
-            yield _result(chain, name, artifact, reused=False)
+            yield _result(lookup, name, artifact, reused=False)
     if failed:  # Dagster's own error would name the check without what it says
         raise PipelineError("\n".join(failed))
 
@@ -188,6 +188,15 @@ def _list_failed(artifact: Artifact) -> list[str]:
         f"{artifact.manifest.asset}: blocking check {check.name} failed: {check.message}"
         for check in artifact.failed_checks
     ]
+
+
+def _open_pins(context: dg.AssetExecutionContext, chain: Chain) -> Pins:
+    """Return the revisions that this run, or the one that it continues, saw first."""
+    folder = chain.project.store / "pins"
+    pins, continued = Pins(folder / context.run_id), _continued_run(context)
+    if continued is not None:
+        pins.take_over(folder / continued, _list_done(context.instance, continued))
+    return pins
 
 
 def _continued_run(context: dg.AssetExecutionContext) -> str | None:
@@ -207,69 +216,73 @@ def _list_done(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     }
 
 
-def _use(chain: Chain, name: str, request: Request) -> Artifact | None:
-    """Return the stored artifact of a request, noting its use; None where there is none."""
-    found = chain.lookup(name, request)
-    return found if found is not None and chain.store.mark_used(found) else None
+def _use(lookup: Lookup, name: str) -> Artifact | None:
+    """Return the stored artifact that is asked for, noting its use; None where there is none.
+
+    Raises DamagedArtifact or RemoteError with the remedy.
+    """
+    state = lookup.state(name)
+    if state.artifact is None and state.error is None:
+        return None
+    found = lookup.pull(name)
+    return found if lookup.store.mark_used(found) else None
 
 
-def _refuse_training(name: str, request: Request) -> None:
-    if name in TRAINED_ASSETS and is_switched_on("FT_NO_TRAIN"):
+def _refuse_training(lookup: Lookup, name: str, request: Request) -> None:
+    if lookup.chain.rule(name).is_trained and is_switched_on("FT_NO_TRAIN"):
         raise PipelineError(
             f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and neither the store nor a remote "
-            f"(FT_REMOTE) has an artifact {request.ingredients.fingerprint}. Train it where that "
+            f"(FT_REMOTE) has an artifact {request.fingerprint}. Train it where that "
             "is wanted, with the same FT_REMOTE, or run without it."
         )
 
 
 def _publish(
-    name: str,
-    draft: Draft,
-    chain: Chain,
-    checks: Sequence[Check],
-    run_id: str,
-    forced: bool,
+    lookup: Lookup, name: str, draft: Draft, checks: Sequence[Check], run_id: str
 ) -> Artifact:
+    if draft.inputs:  # what comes from outside is not made by a recipe
+        write_recipe(draft.path, lookup.chain.name, lookup.chain.recipe)
     preview = draft.preview()
-    if name in MODEL_ASSETS:
-        write_receipt(draft, preview.manifest, chain.store, run_id)
+    if lookup.chain.rule(name).kind == "model":
+        write_receipt(draft, preview.manifest, lookup.store, run_id)
     results = [check.run(preview, draft.inputs) for check in checks]
-    return chain.store.publish(draft, results, run_id, replace=forced)
+    return lookup.store.publish(draft, results, run_id, replace=draft.forced)
 
 
-def _recheck(
-    chain: Chain, name: str, artifact: Artifact, request: Request, checks: Sequence[Check]
-) -> Artifact:
+def _recheck(lookup: Lookup, name: str, artifact: Artifact, checks: Sequence[Check]) -> Artifact:
     """Keep stored check results; compute only those whose version is new."""
-    if any(check.stored_result(artifact) is None for check in checks):
-        artifact, request = chain.fetch(name, artifact), chain.fetch_inputs(request)
-    results = [c.stored_result(artifact) or c.run(artifact, request.inputs) for c in checks]
+    kept = [check.stored_result(artifact) for check in checks]
+    inputs: Mapping[str, Artifact] = {}
+    if None in kept:
+        artifact, inputs = lookup.pull(name), lookup.pull_inputs(name)
+    results = [old or c.run(artifact, inputs) for old, c in zip(kept, checks, strict=True)]
     if results == artifact.manifest.checks:
         return artifact
-    return chain.store.replace_checks(artifact, results)
+    return lookup.store.replace_checks(artifact, results)
 
 
-def _request(chain: Chain, name: str) -> Request:
-    """Look up the inputs, and make the checks that one of them has not had yet.
+def _check_inputs(lookup: Lookup, name: str) -> Lookup:
+    """Make the checks that an input of an asset has not had yet; return a look-up that sees them.
 
     So a new check, or a new version of one, holds for what is stored already.
     """
-    request = chain.request(name)
     unchecked = False
-    for given, artifact in request.inputs.items():
-        checks = CHECKS.get(chain.asset(given), ())
+    for given, artifact in lookup.state(name).require_request().inputs.items():
+        checks = CHECKS.get(lookup.chain.asset(given), ())
         if any(check.stored_result(artifact) is None for check in checks):
-            _recheck(chain, given, artifact, chain.request(given), checks)
+            _recheck(lookup, given, artifact, checks)
             unchecked = True
-        unchecked |= not chain.store.mark_used(artifact)  # `gc` was here: named as missing
-    return chain.request(name) if unchecked else request
+        unchecked |= not lookup.store.mark_used(artifact)  # `gc` was here: named as missing
+    return lookup.again() if unchecked else lookup
 
 
-def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.MaterializeResult[Any]:
-    manifest = artifact.manifest
+def _result(
+    lookup: Lookup, name: str, artifact: Artifact, reused: bool
+) -> dg.MaterializeResult[Any]:
+    manifest, chain = artifact.manifest, lookup.chain
     tags = {"fingerprint": manifest.fingerprint}
     metadata: dict[str, Any] = {}  # the page shows it in this order
-    if name in MODEL_ASSETS:
+    if chain.rule(name).kind == "model":
         metadata["lineage"] = dg.MetadataValue.md(summarize(chain, artifact))
         tags |= make_tags(chain, artifact)
     metadata |= {
@@ -285,7 +298,7 @@ def _result(chain: Chain, name: str, artifact: Artifact, reused: bool) -> dg.Mat
         "built_at": manifest.created_at,
     }
     if reused:
-        pulled = (manifest.asset, manifest.fingerprint) in chain.store.pulled
+        pulled = (manifest.asset, manifest.fingerprint) in lookup.store.pulled
         where = "the remote had one" if pulled else "the store has an intact artifact"
         metadata["why_reused"] = f"{where} with this fingerprint"
         metadata["seconds_saved"] = manifest.seconds

@@ -19,30 +19,25 @@ from ft_pipeline.evaluation.compare import COMPARISON_FILE, compare_models
 from ft_pipeline.evaluation.compare import REPORT_FILE as COMPARISON_REPORT
 from ft_pipeline.evaluation.recovery import ENOUGH_RECOVERED, explain_recovery, measure_recovery
 from ft_pipeline.evaluation.report import render_table
+from ft_pipeline.graph.asset_rules import EVALUATED
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
 
-# What is evaluated: a trained model, or (its second) what such a one was trained from.
 MODELS = {
-    "base_evaluation": ("finetuned_model", False, "The base model alone"),
-    "finetuned_evaluation": ("finetuned_model", True, "The fine-tuned model"),
-    "student_evaluation": ("distilled_model", False, "The student before it learns"),
-    "ce_evaluation": ("ce_model", True, "The student trained by plain cross-entropy"),
-    "distilled_evaluation": ("distilled_model", True, "The student taught by the teacher"),
+    "base_evaluation": "The base model alone",
+    "finetuned_evaluation": "The fine-tuned model",
+    "student_evaluation": "The student before it learns",
+    "ce_evaluation": "The student trained by plain cross-entropy",
+    "distilled_evaluation": "The student taught by the teacher",
 }
 
 
 def define_evaluation(chain: Chain) -> list[dg.AssetsDefinition]:
     """Define `base_evaluation`, `finetuned_evaluation` and their comparison, `evaluation`."""
     return [_define_evaluations(chain), _define_comparison(chain)]
-
-
-def list_evaluations(chain: Chain) -> list[str]:
-    """Return the evaluations that a recipe has, in the order of the comparison's columns."""
-    return [name for name in MODELS if name in chain.names]
 
 
 def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
@@ -70,19 +65,19 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         name: spec(
             chain,
             name,
-            description=f"{MODELS[name][2]} on the "
+            description=f"{MODELS[name]} on the "
             "validation side: completion loss (weighted by tokens, on the base as it was trained) "
             "and generated answers. One worker loads each base once for all models.",
             kinds={"pytorch", "json"},
         )
-        for name in list_evaluations(chain)
+        for name in chain.names_of("evaluation")
     }
     return define(chain, specs, {}, work, pool=GPU_POOL)
 
 
 def _hold(chain: Chain, name: str, draft: Draft) -> HeldModel:
-    model, trained, _ = MODELS[name]
-    return (hold_trained if trained else hold_trained_base)(chain, draft.inputs, model)
+    model, trained = EVALUATED[name]
+    return (hold_trained if trained else hold_trained_base)(chain, draft.inputs, model.name)
 
 
 def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
@@ -91,7 +86,10 @@ def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
         comparison = compare_models(
-            {n.removesuffix("_evaluation"): draft.inputs[n].path for n in list_evaluations(chain)},
+            {
+                n.removesuffix("_evaluation"): draft.inputs[n].path
+                for n in chain.names_of("evaluation")
+            },
             draft.inputs["val_set"].path / "val_set.jsonl",
             chain.recipe.evaluation.metrics,
             chain.recipe.evaluation.samples,
@@ -135,7 +133,7 @@ def _describe_models(draft: Draft) -> list[dict[str, Any]]:
     found = {name: a.manifest.metadata for name, a in draft.inputs.items() if name in MODELS}
     return [
         {
-            "model": MODELS[name][2],
+            "model": MODELS[name],
             "parameters": f"{m['parameters'] / 1e6:,.1f} M",
             "MB": f"{m['size_mb']:,.1f}",
             "loss": f"{m['loss']:.3f}",

@@ -39,8 +39,9 @@ from ft_pipeline.examples.render.export import (
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.examples.select.split import Side
-from ft_pipeline.graph.chain import Chain, Request
-from ft_pipeline.graph.side_files import find_held_out
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Request, open_store
+from ft_pipeline.graph.side_files import find_held_out, hash_side_files
 from ft_pipeline.lineage.new_rows import list_known_rows, list_row_ids
 from ft_pipeline.store.artifacts import Artifact, Manifest
 from ft_pipeline.store.checks import Check, Verdict
@@ -49,7 +50,7 @@ from ft_pipeline.store.store import Draft
 SIDE_FILES = ("forgotten", "held_out")
 SHOWN_EXAMPLES = 10
 SHOWN_REJECTED = 5
-COUNTS = ("rows_read", "rows_used", "rows_rejected", "rows_neutralized")
+COUNTS = ("rows_read", "rows_used", "rows_rejected", "rows_sanitized")
 
 
 def define_examples(chain: Chain) -> list[dg.AssetsDefinition]:
@@ -130,7 +131,7 @@ def _find_trained_examples(chain: Chain) -> Path | None:
 
     Examples whose training failed do not count: their rows wait for a model like any new ones.
     """
-    store, asset = chain.store, chain.asset("prompt_completions")
+    store, asset = open_store(chain), chain.asset("prompt_completions")
     models = store.manifests(chain.asset("finetuned_model"))
     if not models:
         return None
@@ -145,7 +146,7 @@ def _find_trained_examples(chain: Chain) -> Path | None:
 def _refuse_changed_files(chain: Chain, draft: Draft) -> None:
     """Raise PipelineError where forgotten or held-out rows changed after the run began."""
     expected = {n: v for n, v in draft.ingredients.settings.items() if n in SIDE_FILES}
-    if chain.hash_side_files() != expected:
+    if hash_side_files(chain.project, chain.name, chain.recipe) != expected:
         raise PipelineError(
             f"{draft.asset}: {FORGET_FILE} or a file of examples.held_out changed after this run "
             "began. Nothing was kept; run again."

@@ -4,13 +4,13 @@ import logging
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.assets import tags
 from ft_pipeline.assets.sqlite_tuning import hold_databases_open
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.graph.chain import Chain
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ class Outcome:
 
 
 def execute(
-    chain: Chain, target: str | None, force: tuple[str, ...], show_progress: bool
+    chain: Chain,
+    names: Sequence[str],
+    force: Sequence[str],
+    show_progress: bool,
+    run_id: str | None = None,
 ) -> Outcome:
-    """Materialize the chain up to `target`; never raises for a failed asset.
+    """Materialize some assets of a chain; never raises for a failed one.
 
     The run is recorded in the Dagster instance of the project (DAGSTER_HOME, by default the
     project's root), so the UI shows it like any other.
@@ -54,14 +58,13 @@ def execute(
 
     if show_progress:
         _show_progress()
-    names = chain.upstream(target) if target else chain.names
     config: dict[str, Any] = {"loggers": {WAITING_LOGGER: {}}}
     job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
     config["ops"] = {
         node: {"config": {"force": list(force)}} for node in _nodes_of(job, forced_keys)
     }
-    run_id = str(uuid.uuid4())
+    run_id = run_id or str(uuid.uuid4())
     with (
         dg.DagsterInstance.get() as instance,  # before the hold: new databases are moved
         hold_databases_open(),
@@ -88,7 +91,7 @@ def resolve_job(chain: Chain) -> "dg.JobDefinition":
     from ft_pipeline.assets.automation import refresh_name
     from ft_pipeline.assets.jobs import build_definitions
 
-    chains = [chain] if chain.name == DEFAULT_RECIPE else [chain.default_chain, chain]
+    chains = [chain] if chain.is_default else [chain.default_chain, chain]
     return build_definitions(chains).resolve_job_def(refresh_name(chain.name))
 
 

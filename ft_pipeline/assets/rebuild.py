@@ -1,15 +1,15 @@
 """Build a model again from its record alone, in an empty store, and compare bit for bit.
 
-The settings are those that were recorded, not those of today's recipe. What came from outside (raw
-files, base models) is taken from the store, at the recorded revision; all else is built again, the
-teacher's answers too. Code versions, library versions and the lists of forgotten and held-out rows
-must be those of then: what differs is named, and nothing is built.
+The recipe is the one that was recorded, not today's. What came from outside (raw files, base
+models) is taken from the store, at the recorded revision; all else is built again, the teacher's
+answers too. Code versions, library versions, how sources are read and the lists of forgotten and
+held-out rows must be those of then: what differs is named, and nothing is built.
 """
 
-import copy
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +19,14 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import META
 from ft_pipeline.base.project import DEFAULT_RECIPE, Project
 from ft_pipeline.config.recipe import parse_recipe
-from ft_pipeline.graph.chain import Chain, Known, Request, load_other
-from ft_pipeline.lineage.receipt import Link
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Lookup, open_store
+from ft_pipeline.graph.pins import Pins
+from ft_pipeline.lineage.receipt import Link, read_recipe
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import collect_links
-from ft_pipeline.store.artifacts import (
-    Ingredients,
-    library_versions,
-)
+from ft_pipeline.store.artifacts import MANIFEST, Ingredients, library_versions
 from ft_pipeline.store.store import Store
-
-# Which section of the recipe each recorded group of settings is, by asset.
-SECTIONS = {
-    "prompt_completions": {"examples": "examples"},
-    "base_model": {"base_model": "base_model"},
-    "teacher_model": {"base_model": "distillation.teacher.model"},
-    "train_tokens": {"tokens": "tokens"},
-    "finetuned_model": {"training": "training"},
-    "student_model": {"student": "distillation.student"},
-    "teacher_logits": {"": "distillation"},
-    "distilled_model": {"training": "distillation.training", "distillation": "distillation"},
-    "ce_model": {"training": "distillation.training"},
-}
 
 
 @dataclass(frozen=True)
@@ -60,46 +46,18 @@ class Rebuilt:
         }
 
 
-class RecordedChain(Chain):
-    """A chain as it was recorded: what came from outside is in the store, and only there."""
+@dataclass(frozen=True)
+class RebuildPlan:
+    """What is built again (`names`), and what is taken as it was (the links without inputs)."""
 
-    def __init__(self, chain: Chain, store: Path, links: Mapping[str, Link]) -> None:
-        project = Project(chain.project.root, store)
-        recipe = restore_recipe(chain, links)
-        super().__init__(project, chain.name, recipe, chain.default, chain.sources)
-        self.recorded = links
-        self.origins = {name: link for name, link in links.items() if not link.inputs}
+    lookup: Lookup
+    links: Mapping[str, Link]
+    names: tuple[str, ...]
+    run_id: str
 
-    def asset(self, name: str) -> str:
-        """Return the key that it had, shared ones included."""
-        return self.recorded[name].asset if name in self.recorded else super().asset(name)
-
-    def upstream(self, name: str) -> tuple[str, ...]:
-        """The asset and all that is built for it."""
-        return tuple(given for given in super().upstream(name) if given not in self.origins)
-
-    def list_differences(self, target: str) -> list[str]:
-        """Name what is not as recorded: code, libraries, and settings outside the recipe."""
-        found = []
-        for name in self.upstream(target):
-            link, rule = self.recorded.get(name), self.rule(name)
-            if link is None or link.ingredients is None:
-                found.append(f"{name}: not recorded")
-                continue
-            today = Ingredients(
-                code_version=rule.code_version,
-                settings=self.settings(name) | self._revision(name),
-                inputs=link.ingredients.inputs,
-                libraries=library_versions(rule.libraries),
-            )
-            found += [f"{name}: {what}" for what in today.differences(link.ingredients)]
-        return found
-
-    def request(self, name: str, known: Known | None = None) -> Request:
-        link = self.origins.get(name)
-        if link is None or link.ingredients is None:
-            return super().request(name, known)
-        return Request(link.asset, link.ingredients, {})
+    @property
+    def origins(self) -> dict[str, Link]:
+        return {name: link for name, link in self.links.items() if not link.inputs}
 
 
 def rebuild(chain: Chain, found: Found, show_progress: bool) -> Rebuilt:
@@ -107,81 +65,111 @@ def rebuild(chain: Chain, found: Found, show_progress: bool) -> Rebuilt:
 
     Raises PipelineError where it cannot be built as it was.
     """
-    prefix, _, target = found.link.asset.rpartition("/")
-    owner = chain if prefix in ("", chain.name) else load_other(chain, prefix)
-    if not prefix and chain.name != DEFAULT_RECIPE:
-        owner = chain.default_chain
-    links = collect_links(Records(chain.store, found.receipt), found.link)
-    twice = [name for name in links if " " in name]
-    if twice:
-        raise PipelineError(
-            f"{found.link.asset} {found.link.fingerprint} was made of two builds of some assets "
-            f"({', '.join(twice)} besides): the newer one left a side as it was. Only what has one "
-            "build of each behind it can be built again; `ft-pipeline trace` shows them."
-        )
     if not found.link.inputs:
         raise PipelineError(
             f"{found.link.asset}: came from outside and is not built here; `verify` checks it."
         )
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-rebuild-") as folder:
-        recorded = RecordedChain(owner, Path(folder) / "store", links)
-        differences = recorded.list_differences(target)
+        plan = plan_rebuild(chain, found, Path(folder))
+        differences = list_differences(plan)
         if differences:
             raise PipelineError(
                 f"{found.link.asset} {found.link.fingerprint} cannot be built again as it was "
                 f"(recorded → today): {'; '.join(differences)}."
             )
-        _copy_origins(chain.store, recorded)
-        _run(recorded, target, Path(folder), show_progress)
-        return _compare(recorded, target, found.link)
+        _run(plan, found.link.name, Path(folder), show_progress)
+        return _compare(plan, found.link)
 
 
-def restore_recipe(chain: Chain, links: Mapping[str, Link]) -> Any:
-    """Return today's recipe with all settings that were recorded put in their places."""
-    data = copy.deepcopy(chain.recipe.model_dump(mode="json"))
-    for name, sections in SECTIONS.items():
-        link = links.get(name)
-        if link is None or link.ingredients is None:
-            continue
-        for group, section in sections.items():
-            settings = link.ingredients.settings
-            _put(data, section, settings[group] if group else _own_settings(settings))
-    logits = links.get("teacher_logits")
-    if logits is not None and logits.ingredients is not None:
-        teacher = logits.ingredients.settings["teacher"]
-        kept = ("precision", "quantization") if "teacher_model" in links else ("precision",)
-        _put(data, "distillation.teacher", {name: teacher[name] for name in kept})
-    origin = f"the record of {chain.name}"
-    return parse_recipe(data, origin, tuple(chain.sources))
+def plan_rebuild(chain: Chain, found: Found, folder: Path) -> RebuildPlan:
+    """Lay what came from outside into an empty store below `folder`, and say what is built on it.
+
+    Raises PipelineError where the record does not suffice, or what it names is not stored.
+    """
+    links = _collect_behind(chain, found)
+    plan = _make_plan(chain, found, links, folder)
+    _lay_origins(open_store(chain), plan)
+    return plan
 
 
-def _own_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "teacher"}
+def _collect_behind(chain: Chain, found: Found) -> dict[str, Link]:
+    """Return an artifact and all behind it by name. Raises where an asset is there twice."""
+    links = collect_links(Records(open_store(chain), found.receipt), found.link)
+    twice = [name for name in links if " " in name]
+    if twice:
+        raise PipelineError(
+            f"{found.link.asset} {found.link.fingerprint} was made of two builds of some assets "
+            f"({', '.join(twice)} besides): the newer one left a split as it was. Only what has "
+            "one build of each behind it can be built again; `ft-pipeline trace` shows them."
+        )
+    return links
 
 
-def _put(data: dict[str, Any], section: str, settings: dict[str, Any]) -> None:
-    """Lay recorded settings over a section; fields that the asset does not read stay."""
-    *parents, last = section.split(".")
-    node = data
-    for part in parents:
-        node[part] = node.get(part) or {}
-        node = node[part]
-    node[last] = (node.get(last) or {}) | settings
+def _make_plan(chain: Chain, found: Found, links: Mapping[str, Link], folder: Path) -> RebuildPlan:
+    """Make the recorded recipe the only one of an empty store, with the revisions of then."""
+    record = found.receipt.recipe if found.receipt else read_recipe(found.folder)
+    if record is None:
+        raise PipelineError(
+            f"{found.link.asset} {found.link.fingerprint}: the recipe that it was built by is not "
+            "recorded with it (an older version built it), so it cannot be built again."
+        )
+    origin = f"the record of {found.link.asset}"
+    recipe = parse_recipe(record.settings, origin, tuple(chain.sources))
+    project = Project(chain.project.root, folder / "store")
+    recorded = Chain(project, DEFAULT_RECIPE, recipe, recipe, chain.sources)
+    run_id = str(uuid.uuid4())
+    pins = Pins(project.store / "pins" / run_id)
+    origins = {name for name, link in links.items() if not link.inputs}
+    pins.set({recorded.asset(name): _revision_of(links[name]) for name in origins})
+    names = [name for name in recorded.upstream(found.link.name) if name not in origins]
+    return RebuildPlan(Lookup(recorded, pins), links, tuple(names), run_id)
 
 
-def _copy_origins(store: Store, recorded: RecordedChain) -> None:
-    for link in recorded.origins.values():
-        artifact = store.find(link.asset, link.fingerprint)
+def _revision_of(link: Link) -> dict[str, Any]:
+    settings = link.ingredients.settings if link.ingredients else {}
+    return {name: value for name, value in settings.items() if name == "revision"}
+
+
+def _lay_origins(store: Store, plan: RebuildPlan) -> None:
+    """Copy what came from outside into the empty store, as what is asked for today."""
+    for name, link in plan.origins.items():
+        artifact = store.find(*link.key)
         if artifact is None or artifact.data_version != link.data_version:
             raise PipelineError(
                 f"{link.asset} {link.fingerprint} (data version {link.data_version}) is not in "
                 f"{store.root}. It came from outside; without it nothing can be built again."
             )
-        target = recorded.store.folder(link.asset, link.fingerprint)
+        # Its source may be declared otherwise by now: another address, or as a sample.
+        request = plan.lookup.state(name).require_request()
+        target = plan.lookup.store.folder(request.asset, request.fingerprint)
         shutil.copytree(artifact.path, target)
+        given = {"asset": request.asset, "fingerprint": request.fingerprint}
+        manifest = artifact.manifest.model_copy(
+            update={**given, "ingredients": request.ingredients}
+        )
+        (target / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
 
 
-def _run(recorded: RecordedChain, target: str, folder: Path, show_progress: bool) -> None:
+def list_differences(plan: RebuildPlan) -> list[str]:
+    """Name what is not as recorded: code, libraries, and settings outside the recipe."""
+    found = []
+    chain = plan.lookup.chain
+    for name in plan.names:
+        link, rule = plan.links.get(name), chain.rule(name)
+        if link is None or link.ingredients is None:
+            found.append(f"{name}: not recorded")
+            continue
+        today = Ingredients(
+            code_version=rule.code_version,
+            settings=chain.settings(name) | plan.lookup.find_revision(name),
+            inputs=link.ingredients.inputs,
+            libraries=library_versions(rule.libraries),
+        )
+        found += [f"{name}: {what}" for what in today.differences(link.ingredients)]
+    return found
+
+
+def _run(plan: RebuildPlan, target: str, folder: Path, show_progress: bool) -> None:
     """Build in a Dagster instance of its own, so that the history of the project has no part."""
     from ft_pipeline.assets.execution import execute
 
@@ -189,17 +177,17 @@ def _run(recorded: RecordedChain, target: str, folder: Path, show_progress: bool
     settings = "telemetry: {enabled: false}\n"
     (folder / "dagster" / "dagster.yaml").write_text(settings, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(folder / "dagster")
-    outcome = execute(recorded, target, (), show_progress)
+    outcome = execute(plan.lookup.chain, plan.names, (), show_progress, plan.run_id)
     if outcome.failures:
-        raise PipelineError(f"rebuilding {recorded.asset(target)}: {' '.join(outcome.failures)}")
+        raise PipelineError(f"rebuilding {target}: {' '.join(outcome.failures)}")
 
 
-def _compare(recorded: RecordedChain, target: str, model: Link) -> Rebuilt:
+def _compare(plan: RebuildPlan, model: Link) -> Rebuilt:
     versions: dict[str, tuple[str, str]] = {}
     difference = None
-    for name in recorded.upstream(target):
-        then = recorded.recorded[name]
-        (now,) = recorded.store.manifests(then.asset)
+    for name in plan.names:
+        then = plan.links[name]
+        (now,) = plan.lookup.store.manifests(plan.lookup.chain.asset(name))
         versions[then.asset] = (then.data_version, now.data_version)
         if difference is None and now.data_version != then.data_version:
             entries = {n: entry.sha256 for n, entry in now.files.items()}

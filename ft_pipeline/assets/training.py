@@ -16,7 +16,8 @@ from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.graph.estimate import estimate_chain
+from ft_pipeline.graph.estimate import estimate_asset
+from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline.graph.side_files import hash_local_model
 from ft_pipeline.process.tasks import (
     BaseModelTask,
@@ -145,9 +146,9 @@ def define_training_of(
             settings=settings,
             teaching=find_teaching(draft.inputs) if find_teaching else None,
             output=draft.path,
-            checkpoints=chain.store.checkpoints(draft.asset, draft.fingerprint),
+            checkpoints=draft.checkpoints,
         )
-        estimated = estimate_chain(chain, name)
+        estimated = estimate_asset(Lookup(chain), name)
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
         with follow(

@@ -8,6 +8,8 @@ from pathlib import Path
 from ft_pipeline.base.errors import PipelineError
 
 DEFAULT_RECIPE = "quiz"
+# What the store keeps beside artifacts; so no recipe has such a name.
+STORE_FOLDERS = ("checkpoints", "locks", "pins", "promotions", "rows", "runs", "upstream")
 
 
 @dataclass(frozen=True)

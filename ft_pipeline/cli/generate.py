@@ -17,15 +17,16 @@ from typing import Any
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.settings import validate
 from ft_pipeline.config.recipe import Generation, list_recipes
-from ft_pipeline.graph.asset_rules import TRAINED_ASSETS
+from ft_pipeline.graph.asset_rules import BASE_MODEL, FINETUNED_MODEL, RULES, STUDENT_MODEL
 from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.lineage.records import find_stored
 from ft_pipeline.process.launch import worker_command
 from ft_pipeline.process.reaper import end_group
 from ft_pipeline.process.tasks import AdapterChoice, GenerateTask
 
-MODEL_ASSET = "finetuned_model"
-STUDENTS = tuple(asset for asset in TRAINED_ASSETS if asset != MODEL_ASSET)
+MODEL_ASSET = FINETUNED_MODEL.name
+TRAINED = tuple(rule.name for rule in RULES if rule.is_trained)
+STUDENTS = tuple(rule.name for rule in RULES if rule.trained_from == STUDENT_MODEL.name)
 
 
 def define_task(
@@ -52,7 +53,7 @@ def define_task(
     training = owner.training(trained)
     return GenerateTask(
         base_model=find_stored(owner, owner.trained_from(trained)).path,
-        tokenizer_of=find_stored(owner, "base_model").path,
+        tokenizer_of=find_stored(owner, BASE_MODEL.name).path,
         quantization=training.base_quantization,
         double_quantization=training.double_quantization,
         precision=training.precision,
@@ -110,12 +111,12 @@ def find_adapter(chain: Chain, name: str) -> Path:
     Raises PipelineError where there is none.
     """
     recipe, _, asset = name.rpartition("/")
-    if asset in TRAINED_ASSETS and recipe in _recipes(chain):
+    if asset in TRAINED and recipe in _recipes(chain):
         return find_stored(_load_other(chain, recipe), asset).path
     folder = Path(name).expanduser().resolve()
     if folder.is_dir():
         return folder
-    known = [*TRAINED_ASSETS, *(f"{r}/{MODEL_ASSET}" for r in list_recipes(chain.project))]
+    known = [*TRAINED, *(f"{r}/{MODEL_ASSET}" for r in list_recipes(chain.project))]
     raise PipelineError(
         f"--adapter {name}: no such folder ({folder}), and no asset with an adapter. Assets: "
         f"{', '.join(known)}.{suggest(name, known)}"

@@ -19,7 +19,7 @@ from ft_pipeline.cli.show import run as console
 from ft_pipeline.cli.store import store_app
 from ft_pipeline.config.recipe import Recipe, check_recipe_name, copy_recipe, parse_recipe
 from ft_pipeline.config.sources import load_sources
-from ft_pipeline.graph.asset_rules import TRAINED_ASSETS
+from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline.graph.plan import make_plan
 
 app = typer.Typer(
@@ -66,15 +66,16 @@ def run(
                 f"--force {name}: it is not among what --to {to} builds: {', '.join(names)}."
             )
     if dry_run:
-        from ft_pipeline.graph.estimate import estimate_chain
+        from ft_pipeline.graph.estimate import estimate_asset
 
-        steps = make_plan(chain, to)
-        console.show_plan(steps, as_json, forced=tuple(force or ()))
+        states = make_plan(chain, to)
+        console.show_plan(states, as_json, forced=tuple(force or ()))
         if not as_json:  # which is the plan alone
-            for name in TRAINED_ASSETS:
+            lookup = Lookup(chain)
+            for name in chain.trained:
                 if name in names:
-                    console.show_estimate(name, estimate_chain(chain, name))
-            console.show_teacher(chain.recipe, steps)
+                    console.show_estimate(name, estimate_asset(lookup, name))
+            console.show_teacher(chain, states)
         return
     from ft_pipeline.assets.execution import execute
 
@@ -82,7 +83,7 @@ def run(
         os.environ["FT_NO_TRAIN"] = "1"
     if no_wait:
         os.environ["FT_NO_WAIT"] = "1"
-    outcome = execute(chain, to, tuple(force or ()), show_progress=not as_json)
+    outcome = execute(chain, names, tuple(force or ()), show_progress=not as_json)
     console.show_outcome(chain, outcome, to, as_json)
     if not as_json:
         lineage_console.show_forgotten(chain)

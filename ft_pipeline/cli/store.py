@@ -7,6 +7,7 @@ import typer
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.cli.options import JsonOption, load_all, require_recipe
 from ft_pipeline.cli.show import run as console
+from ft_pipeline.graph.lookup import open_store
 
 store_app = typer.Typer()
 
@@ -35,7 +36,7 @@ def collect_garbage(
         require_recipe(chains[0].project, recipe)
         if forgotten:
             raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
-    store = chains[0].store
+    store = open_store(chains[0])
     items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
     pushed = purge.list_pushed(store, items) if forgotten else []  # known before it is removed
     refused = (purge.purge if forgotten else garbage.remove)(store, items) if yes else []

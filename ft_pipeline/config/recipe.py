@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from ft_pipeline.base.errors import suggest
-from ft_pipeline.base.project import DEFAULT_RECIPE, Project
+from ft_pipeline.base.project import DEFAULT_RECIPE, STORE_FOLDERS, Project
 from ft_pipeline.base.settings import Section, SettingsError, apply_overrides, read_yaml, validate
+from ft_pipeline.config.old_names import rename_old
 from ft_pipeline.config.sections.automation import Automation
 from ft_pipeline.config.sections.distillation import Distillation, Prune, Student, Teacher
 from ft_pipeline.config.sections.evaluation import Evaluation, Generation, Metrics
@@ -59,8 +60,6 @@ __all__ = [
     "Training",
 ]
 
-STORE_FOLDERS = ("checkpoints", "locks", "pins", "promotions", "rows", "runs", "upstream")
-
 
 class Recipe(Section):
     """One fine-tune. `ft-pipeline recipe schema` prints this as JSON Schema."""
@@ -103,6 +102,7 @@ class Recipe(Section):
 
 def parse_recipe(data: Any, origin: str, known_sources: tuple[str, ...]) -> Recipe:
     """Validate a recipe's data. Raises SettingsError, naming `origin` and the field."""
+    rename_old(data, origin)
     recipe = validate(Recipe, data, origin)
     for index, name in enumerate(recipe.sources):
         if name not in known_sources:

@@ -23,7 +23,6 @@ from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.gc.inventory import (
     Item,
-    Key,
     go,
     list_artifacts,
     list_checkpoints,
@@ -34,13 +33,14 @@ from ft_pipeline.gc.inventory import (
     stay,
 )
 from ft_pipeline.gc.plan import find_asked, find_oldest_run, remove
+from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.lineage.graph import UNTRACEABLE, read_graph
-from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
-from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.graph.lookup import open_store
+from ft_pipeline.lineage.graph import UNTRACEABLE, follow, list_untraceable
+from ft_pipeline.store.artifacts import Key, Manifest, name_of
+from ft_pipeline.store.manifest_graph import build_graph, read_graph
 from ft_pipeline.store.store import Store
 
-TEACHER_ASSET = "teacher_logits"
 EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"
 
 
@@ -49,7 +49,7 @@ def plan_purge(chains: Sequence[Chain]) -> list[Item]:
 
     Raises PipelineError where nothing is forgotten, or a recipe's artifact is damaged.
     """
-    store = chains[0].store
+    store = open_store(chains[0])
     forgotten = read_forgotten(chains[0].project.root)
     if not forgotten:
         raise PipelineError(
@@ -61,7 +61,7 @@ def plan_purge(chains: Sequence[Chain]) -> list[Item]:
     asked, since = find_asked(chains), find_oldest_run(store)
     found = [_judge(item, holders[item.key], store, since) for item in items if item.key in holders]
     found += [_judge_raw(item, asked) for item in items if _source_of(item) in sources]
-    alone = {(m.asset, m.fingerprint) for m in read_graph(store).list_untraceable()}
+    alone = {manifest.key for manifest in list_untraceable(read_graph(store))}
     found += [stay(item, UNTRACEABLE) for item in items if item.key in alone - holders.keys()]
     going = {item.fingerprint for item in found if item.goes}
     for leftover in list_leftovers(store):
@@ -104,27 +104,18 @@ def find_holders(
     store: Store, manifests: Mapping[Key, Manifest], forgotten: Sequence[str]
 ) -> tuple[dict[Key, str], set[str]]:
     """Return the artifacts that hold a forgotten row, with why; and the sources of those rows."""
+    graph = build_graph(dict(manifests))
     holders: dict[Key, str] = {}
-    seen: dict[Key, set[str]] = {}  # of builds of the examples: the sides that have such a row
     sources: set[str] = set()
-    for key in manifests:
-        if _plain(key[0]) == EXAMPLES_ASSET:
-            used, rejected = _find_rows(store.folder(*key), forgotten)
-            sources |= {source for _, _, source in used} | {source for _, source in rejected}
-            if used or any(reason != "forgotten" for reason, _ in rejected):
-                holders[key] = f"{len({row for row, _, _ in used})} forgotten rows are in it"
-                seen[key] = {side for _, side, _ in used}
-    waiting = list(holders)
-    while waiting:
-        current = waiting.pop()
-        for key, manifest in manifests.items():
-            given = {(i.asset, i.fingerprint) for i in manifest.inputs.values()}
-            if current not in given or key in holders:
-                continue
-            side = SIDE_ASSETS.get(_plain(key[0]))
-            if side is None or current not in seen or side in seen[current]:
-                holders[key] = f"made of {current[0]} {current[1][:8]}"
-                waiting.append(key)
+    for build in graph.of(EXAMPLES.name):
+        used, rejected = _find_rows(store.folder(*build.key), forgotten)
+        sources |= {source for _, _, source in used} | {source for _, source in rejected}
+        if used or any(reason != "forgotten" for reason, _ in rejected):
+            holders[build.key] = f"{len({row for row, _, _ in used})} forgotten rows are in it"
+        for split in sorted({split for _, split, _ in used}):
+            for reached in follow(graph, build, split):
+                made_of = f"made of {build.asset} {build.fingerprint[:8]}"
+                holders.setdefault(reached.key, made_of)
     return holders, sources
 
 
@@ -219,7 +210,7 @@ def _tells(item: Item, going: Iterable[str]) -> bool:
 
 
 def _is_compacted(item: Item) -> bool:
-    return item.kind == "rows" and item.asset == TEACHER_ASSET
+    return item.kind == "rows" and item.asset == TEACHER_LOGITS.name
 
 
 def _explain_rows(item: Item) -> str:
@@ -231,10 +222,6 @@ def _explain_rows(item: Item) -> str:
 def _collect_keys(store: Store, manifests: Mapping[Key, Manifest]) -> set[bytes]:
     found: set[bytes] = set()
     for key in manifests:
-        if _plain(key[0]) == TEACHER_ASSET:
+        if name_of(key[0]) == TEACHER_LOGITS.name:
             found |= set(_read(store.folder(*key) / "examples.arrow")["key"].to_pylist())
     return found
-
-
-def _plain(asset: str) -> str:
-    return asset.rpartition("/")[2]

@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ft_pipeline.config.recipe import STORE_FOLDERS
-from ft_pipeline.store.artifacts import MANIFEST, Manifest
+from ft_pipeline.base.project import STORE_FOLDERS
+from ft_pipeline.store.artifacts import MANIFEST, Key, Manifest
 from ft_pipeline.store.store import DRAFT_MARK, REPLACED_MARK, Store
 
 GONE_MARK = ".gone-"  # of what `gc` is removing
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-
-Key = tuple[str, str]  # asset, fingerprint
 
 
 @dataclass(frozen=True)

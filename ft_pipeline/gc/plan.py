@@ -21,7 +21,6 @@ from ft_pipeline.gc.inventory import (
     FINGERPRINT,
     GONE_MARK,
     Item,
-    Key,
     go,
     list_artifacts,
     list_checkpoints,
@@ -31,14 +30,17 @@ from ft_pipeline.gc.inventory import (
     read_manifests,
     stay,
 )
-from ft_pipeline.graph.chain import Chain, MissingInputs
-from ft_pipeline.store.artifacts import MANIFEST, Manifest
+from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
+from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Lookup, MissingInputs, open_store
+from ft_pipeline.store.artifacts import MANIFEST, Key, Manifest
+from ft_pipeline.store.manifest_graph import build_graph
 from ft_pipeline.store.remote import RemoteError
 from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
 
 LOG_DAYS = 14.0
 # Which asset's builds append to each kind of row cache.
-CACHED_BY = {"minhash": "prompt_completions", "teacher_logits": "teacher_logits"}
+CACHED_BY = {"minhash": EXAMPLES.name, "teacher_logits": TEACHER_LOGITS.name}
 
 
 def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:
@@ -48,7 +50,7 @@ def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) 
     of, and the newest `keep` artifacts of each asset besides. Raises PipelineError where an
     artifact that a recipe asks for is damaged: what it asks for behind it cannot be known.
     """
-    store = chains[0].store
+    store = open_store(chains[0])
     items = list_artifacts(store)
     manifests = read_manifests(store, items)
     reasons = _find_reasons(chains, manifests, items, keep)
@@ -91,9 +93,10 @@ def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
     asked: dict[Key, str] = {}
     unknown: dict[Key, str] = {}
     for chain in chains:
+        lookup = Lookup(chain)
         for name in chain.names:
             try:
-                request = chain.request(name)
+                request = lookup.state(name).require_request()
             except (DamagedArtifact, RemoteError) as error:
                 raise PipelineError(
                     f"gc: {error} Until then gc cannot know what is needed; nothing was removed."
@@ -105,31 +108,16 @@ def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
                     reason = f"what recipe {chain.name} asks for cannot be known: {why}"
                     unknown |= dict.fromkeys(list_keys(chain, name), reason)
                 continue
-            key = (request.asset, request.ingredients.fingerprint)
+            key = (request.asset, request.fingerprint)
             asked.setdefault(key, f"recipe {chain.name} asks for it")
     return unknown | asked
 
 
 def list_keys(chain: Chain, name: str) -> list[Key]:
     """Return all that the store has of an asset: artifacts, and checkpoints of trainings."""
-    asset, root = chain.asset(name), chain.store.root
+    asset, root = chain.asset(name), chain.project.store
     folders = [*(root / asset).glob("*"), *(root / "checkpoints" / asset).glob("*")]
     return [(asset, folder.name) for folder in folders]
-
-
-def find_behind(start: Iterable[Key], manifests: Mapping[Key, Manifest]) -> dict[Key, Key]:
-    """Return all that some artifacts were made of, each with what was made of it."""
-    found: dict[Key, Key] = {}
-    waiting = list(start)
-    while waiting:
-        current = waiting.pop()
-        if current in manifests:
-            for given in manifests[current].inputs.values():
-                key = (given.asset, given.fingerprint)
-                if key not in found:
-                    found[key] = current
-                    waiting.append(key)
-    return found
 
 
 def find_oldest_run(store: Store) -> float | None:
@@ -142,7 +130,7 @@ def find_oldest_run(store: Store) -> float | None:
 def _find_reasons(
     chains: Sequence[Chain], manifests: Mapping[Key, Manifest], items: Sequence[Item], keep: int
 ) -> dict[Key, str]:
-    store = chains[0].store
+    store = open_store(chains[0])
     reasons = dict(find_asked(chains))
     reasons |= {k: "promoted" for k in manifests if k[1] in _read_promoted(store)}
     for asset in sorted({asset for asset, _ in manifests}):
@@ -158,8 +146,10 @@ def _find_reasons(
             item.key: "a run that is going on uses it" for item in items if item.used_at >= since
         }
         reasons = used | reasons
-    for key, user in find_behind(list(reasons), manifests).items():
-        reasons.setdefault(key, f"{user[0]} {user[1][:8]} was made of it")
+    for visit in build_graph(dict(manifests)).walk_behind(list(reasons)):
+        if visit.by is not None:
+            asset, fingerprint = visit.by.key
+            reasons.setdefault(visit.key, f"{asset} {fingerprint[:8]} was made of it")
     return reasons
 
 
@@ -208,7 +198,7 @@ def _judge_rows(item: Item, kept: Iterable[Manifest]) -> Item:
     Where none stays, what was used lately may be half of a build that was killed.
     """
     maker = CACHED_BY.get(item.asset, "")
-    began = [_began(m) for m in kept if m.asset.rpartition("/")[2] == maker]
+    began = [_began(m) for m in kept if m.name == maker]
     if item.used_at >= min(began, default=time.time() - LOG_DAYS * 86400):
         return stay(item, "used since the oldest build that stays" if began else "used lately")
     return go(item, f"no {maker} that stays has used it")

@@ -1,46 +1,26 @@
-"""What decides the content of each asset: one rule an asset.
+"""What each asset is, and what decides its content: one rule an asset, or a family of them.
 
-A rule names the asset's room, its inputs, the part of the recipe that it reads, its code version,
-the libraries whose major.minor counts, and the project's modules that do its work. Raise
-`code_version` when a change of that work changes its result (CONTRIBUTING.md).
+A rule is the first of the three places that name an asset; its definition (assets/<room>.py) and
+its work are the others. Raise `code_version` when a change of the work changes its result
+(CONTRIBUTING.md).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-from ft_pipeline.config.recipe import Distillation, Recipe, Training
-
-
-def _dump(section: Any, *fields: str) -> dict[str, Any]:
-    return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
-
-
-def _base_as_trained(training: Training) -> dict[str, Any]:
-    held = {"quantization": training.base_quantization}
-    return held | _dump(training, "double_quantization", "precision")
-
-
-# How often it is saved and looked at decides nothing, unless the best is taken.
-_WATCHING = {"save_steps", "keep_checkpoints", "spike_factor"}
-
-
-def _training(training: Training) -> dict[str, Any]:
-    left_out = _WATCHING - ({"save_steps"} if training.best_checkpoint else set())
-    unused = {"bottleneck"} if training.method != "bottleneck" else {"lora"}
-    if training.method == "full":
-        unused = {"lora", "bottleneck"}
-    settings = dict(training.model_dump(mode="json", exclude=left_out | unused))
-    # What a preset stands for, not its name: its meaning is code, and may change.
-    settings["quantization"] = training.base_quantization
-    if "lora" in settings:
-        settings["lora"]["target_modules"] = sorted(training.lora.modules)
-    return settings
-
-
-def _distillation(recipe: Recipe) -> Distillation:
-    assert recipe.distillation is not None, "the rule is of a recipe without distillation"
-    return recipe.distillation
+from ft_pipeline.config.recipe import Recipe
+from ft_pipeline.graph import key_figures
+from ft_pipeline.graph.asset_rule import AssetRule, Kind, Names, Split
+from ft_pipeline.graph.settings_read import (
+    Declared,
+    dump,
+    read_base_model,
+    read_distilled,
+    read_evaluation,
+    read_examples,
+    read_logits,
+    read_source,
+    read_student,
+    read_tokens,
+    read_training,
+)
 
 
 def _distills(recipe: Recipe) -> bool:
@@ -55,282 +35,311 @@ def _stores_logits(recipe: Recipe) -> bool:
     return recipe.distillation is not None and recipe.distillation.teacher.mode == "stored"
 
 
-def _teacher(recipe: Recipe) -> tuple[str, ...]:
+def find_rule(name: str) -> AssetRule | None:
+    """Return the rule of an asset by its name without its recipe; None for one of no rule."""
+    return next((rule for rule in RULES if rule.covers(name)), None)
+
+
+def names_of(kind: Kind) -> Names:
+    """Return the names of all assets of a kind."""
+    return tuple(name for rule in RULES if rule.kind == kind for name in rule.names)
+
+
+# What several rules share.
+
+
+def _raw(declared: Declared) -> Names:
+    return RAW.names_in(declared.recipe)
+
+
+def _validation(declared: Declared) -> Names:
+    return (VAL_TOKENS.name,) if declared.recipe.training.eval_steps else ()
+
+
+def _watched_validation(declared: Declared) -> Names:
+    return () if declared.recipe.training.reads_validation else _validation(declared)
+
+
+def _student_validation(declared: Declared) -> Names:
+    return (VAL_TOKENS.name,) if declared.distillation.training.eval_steps else ()
+
+
+def _watched_by_student(declared: Declared) -> Names:
+    reads = declared.distillation.training.reads_validation
+    return () if reads else _student_validation(declared)
+
+
+def _teacher(recipe: Recipe) -> Names:
     if _has_teacher_model(recipe):
-        return ("teacher_model",)
-    return ("base_model", "finetuned_model")
+        return (TEACHER_MODEL.name,)
+    return (BASE_MODEL.name, FINETUNED_MODEL.name)
 
 
-def _held_teacher(recipe: Recipe) -> dict[str, Any]:
-    teacher = _distillation(recipe).teacher
-    if teacher.model is None:
-        return _base_as_trained(recipe.training) | _dump(teacher, "precision")
-    return _dump(teacher, "quantization", "precision")
-
-
-def _student(recipe: Recipe) -> dict[str, Any]:
-    student = _distillation(recipe).student
-    held = {}
-    if student.prune is not None and student.prune.source == "finetuned":
-        held = {"base": _base_as_trained(recipe.training)}
-    return {"student": _dump(student)} | held
-
-
-def _student_inputs(recipe: Recipe) -> tuple[str, ...]:
-    prune = _distillation(recipe).student.prune
+def _student_inputs(declared: Declared) -> Names:
+    prune = declared.distillation.student.prune
     if prune is None:
-        return ()
-    pruned = ("finetuned_model",) if prune.source == "finetuned" else ()
-    return (*pruned, "train_tokens") if prune.reads_examples else pruned
+        return (BASE_MODEL.name,)
+    pruned = (FINETUNED_MODEL.name,) if prune.source == "finetuned" else ()
+    measured = (TRAIN_TOKENS.name,) if prune.reads_examples else ()
+    return (BASE_MODEL.name, *pruned, *measured)
 
 
-def _distilled(recipe: Recipe) -> dict[str, Any]:
-    settings = _distillation(recipe)
-    teacher = {} if _stores_logits(recipe) else {"teacher": _held_teacher(recipe)}
-    loss = _dump(settings, "temperature", "alpha", "divergence", "tail")
-    return {"distillation": loss, "training": _training(settings.training), **teacher}
+def _logits_inputs(declared: Declared) -> Names:
+    tokens = (TRAIN_TOKENS.name, VAL_TOKENS.name)
+    return tuple(dict.fromkeys((*tokens, BASE_MODEL.name, *_teacher(declared.recipe))))
 
 
-def _distilled_inputs(recipe: Recipe) -> tuple[str, ...]:
-    teacher = ("teacher_logits",) if _stores_logits(recipe) else _teacher(recipe)
-    return (*dict.fromkeys(("base_model", *teacher)), *_student_validation(recipe))
+def _student_training_inputs(declared: Declared, *taught_by: str) -> Names:
+    own = (STUDENT_MODEL.name, TRAIN_TOKENS.name, BASE_MODEL.name)
+    return tuple(dict.fromkeys((*own, *taught_by, *_student_validation(declared))))
 
 
-def _student_validation(recipe: Recipe) -> tuple[str, ...]:
-    return ("val_tokens",) if _distillation(recipe).training.eval_steps else ()
+def _distilled_inputs(declared: Declared) -> Names:
+    recipe = declared.recipe
+    teacher = (TEACHER_LOGITS.name,) if _stores_logits(recipe) else _teacher(recipe)
+    return _student_training_inputs(declared, *teacher)
 
 
-def _watched_by_student(recipe: Recipe) -> tuple[str, ...]:
-    return () if _distillation(recipe).training.reads_validation else _student_validation(recipe)
+def _evaluation_inputs(declared: Declared) -> Names:
+    """Name what judges, the bases, and the trained model that an evaluation is of, if any."""
+    own = (VAL_SET.name, VAL_TOKENS.name, BASE_MODEL.name)
+    student = (STUDENT_MODEL.name,) if declared.name in STUDENT_EVALUATIONS.names else ()
+    model, trained = EVALUATED[declared.name]
+    return (*own, *student, *((model.name,) if trained else ()))
 
 
-def _evaluated_base(recipe: Recipe) -> dict[str, Any]:
-    generation = _dump(recipe.evaluation.generation)
-    return {"generation": generation, "base": _base_as_trained(recipe.training)}
+def _comparison_inputs(declared: Declared) -> Names:
+    evaluations = (*EVALUATIONS.names, VAL_SET.name)
+    return (*evaluations, *STUDENT_EVALUATIONS.names_in(declared.recipe))
 
 
-def _evaluated_student(recipe: Recipe) -> dict[str, Any]:
-    generation = _dump(recipe.evaluation.generation)
-    return {"generation": generation, "base": _base_as_trained(_distillation(recipe).training)}
-
-
-def _validation(recipe: Recipe) -> tuple[str, ...]:
-    return ("val_tokens",) if recipe.training.eval_steps else ()
-
-
-def _watched_validation(recipe: Recipe) -> tuple[str, ...]:
-    return () if recipe.training.reads_validation else _validation(recipe)
-
-
-def _student_evaluations(recipe: Recipe) -> tuple[str, ...]:
-    return STUDENT_EVALUATIONS if _distills(recipe) else ()
-
-
-def _no_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ()
-
-
-def _always(recipe: Recipe) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What decides the content of one kind of asset."""
-
-    room: str
-    code_version: str
-    inputs: tuple[str, ...]
-    settings: Callable[[Recipe], dict[str, Any]]
-    work: tuple[str, ...]
-    libraries: tuple[str, ...] = ()
-    # Further inputs by recipe; and those that are looked at, but have no say in the content.
-    more_inputs: Callable[[Recipe], tuple[str, ...]] = _no_inputs
-    watched: Callable[[Recipe], tuple[str, ...]] = _no_inputs
-    # Whether a recipe has this asset.
-    wanted: Callable[[Recipe], bool] = _always
-
-
-TRAINED_ASSETS = ("finetuned_model", "distilled_model", "ce_model")
-# Beside each of them lies a receipt of all that is behind it.
-MODEL_ASSETS = ("base_model", "teacher_model", "student_model", *TRAINED_ASSETS)
+TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
 TRAINING_WORK = (
     "ft_pipeline.worker.training.train:run",
     "ft_pipeline.assets.training:define_training_of",
 )
-STUDENT_EVALUATIONS = ("student_evaluation", "ce_evaluation", "distilled_evaluation")
-TORCH_STACK = ("torch", "transformers", "peft", "bitsandbytes")
+BASE_MODEL_WORK = (
+    "ft_pipeline.worker.models.base_model:run",
+    "ft_pipeline.assets.training:define_base_model",
+)
+TOKENS_WORK = (
+    "ft_pipeline.worker.data.tokens:run",
+    "ft_pipeline.assets.training:_define_tokens",
+)
+EVALUATION_WORK = (
+    "ft_pipeline.worker.inference.evaluate:run",
+    "ft_pipeline.assets.evaluation:_define_evaluations",
+)
 
-RAW = Rule("sources", "1", (), lambda recipe: {}, ("ft_pipeline.assets.sources:_define_raw",))
-RULES: dict[str, Rule] = {
-    "prompt_completions": Rule(
-        "examples",
-        "3",
-        ("raw",),
-        lambda recipe: {"examples": _dump(recipe.examples)},
-        ("ft_pipeline.assets.examples:_define_prompt_completions",),
-        ("duckdb", "pyarrow", "rensa", "scikit-learn"),
+RAW = AssetRule(
+    names=("raw_*",),
+    room="sources",
+    kind="raw",
+    code_version="1",
+    work=("ft_pipeline.assets.sources:_define_raw",),
+    settings=read_source,
+    shared=True,
+    key_figure=key_figures.count_rows,
+)
+EXAMPLES = AssetRule(
+    names=("prompt_completions",),
+    room="examples",
+    kind="examples",
+    code_version="3",
+    work=("ft_pipeline.assets.examples:_define_prompt_completions",),
+    settings=read_examples,
+    inputs=_raw,
+    libraries=("duckdb", "pyarrow", "rensa", "scikit-learn"),
+    section="examples",
+    key_figure=key_figures.count_used_rows,
+)
+
+
+def _set_rule(name: str, split: Split) -> AssetRule:
+    return AssetRule(
+        names=(name,),
+        room="examples",
+        kind="set",
+        split=split,
+        code_version="2",
+        work=("ft_pipeline.assets.examples:_define_side",),
+        settings=lambda declared: {"side": split},
+        inputs=lambda declared: (EXAMPLES.name,),
+        key_figure=key_figures.count_examples,
+    )
+
+
+TRAIN_SET = _set_rule("train_set", "train")
+VAL_SET = _set_rule("val_set", "val")
+BASE_MODEL = AssetRule(
+    names=("base_model",),
+    room="training",
+    kind="model",
+    code_version="2",
+    work=BASE_MODEL_WORK,
+    settings=lambda declared: read_base_model(declared.recipe.base_model),
+    libraries=("transformers", "gguf"),
+    shared=True,
+    section="base_model",
+    key_figure=key_figures.name_model,
+)
+
+
+def _tokens_rule(name: str, rows: AssetRule) -> AssetRule:
+    return AssetRule(
+        names=(name,),
+        room="training",
+        kind="tokens",
+        split=rows.split,
+        code_version="1",
+        work=TOKENS_WORK,
+        settings=read_tokens,
+        inputs=lambda declared: (rows.name, BASE_MODEL.name),
+        libraries=("transformers",),
+        section="tokens",
+        key_figure=key_figures.count_tokens,
+    )
+
+
+TRAIN_TOKENS = _tokens_rule("train_tokens", TRAIN_SET)
+VAL_TOKENS = _tokens_rule("val_tokens", VAL_SET)
+FINETUNED_MODEL = AssetRule(
+    names=("finetuned_model",),
+    room="training",
+    kind="model",
+    code_version="5",
+    work=TRAINING_WORK,
+    settings=lambda declared: {"training": read_training(declared.recipe.training)},
+    inputs=lambda declared: (TRAIN_TOKENS.name, BASE_MODEL.name, *_validation(declared)),
+    watched=_watched_validation,
+    libraries=(*TORCH_STACK, "trl"),
+    section="training",
+    trained_from="base_model",
+    key_figure=key_figures.show_losses,
+)
+TEACHER_MODEL = AssetRule(
+    names=("teacher_model",),
+    room="distillation",
+    kind="model",
+    code_version="2",
+    work=BASE_MODEL_WORK,
+    settings=lambda declared: read_base_model(declared.distillation.teacher.model),
+    libraries=("transformers", "gguf"),
+    wanted=_has_teacher_model,
+    shared=True,
+    section="distillation.teacher.model",
+    key_figure=key_figures.count_layers,
+)
+STUDENT_MODEL = AssetRule(
+    names=("student_model",),
+    room="distillation",
+    kind="model",
+    code_version="1",
+    work=(
+        "ft_pipeline.worker.distillation.student:run",
+        "ft_pipeline.assets.distillation:_define_student",
     ),
-    "train_set": Rule(
-        "examples",
-        "2",
-        ("prompt_completions",),
-        lambda recipe: {"side": "train"},
-        ("ft_pipeline.assets.examples:_define_side",),
+    settings=read_student,
+    inputs=_student_inputs,
+    libraries=TORCH_STACK,
+    wanted=_distills,
+    section="distillation.student.model",
+    key_figure=key_figures.count_layers,
+)
+TEACHER_LOGITS = AssetRule(
+    names=("teacher_logits",),
+    room="distillation",
+    kind="logits",
+    code_version="1",
+    work=(
+        "ft_pipeline.worker.distillation.teacher_logits:run",
+        "ft_pipeline.assets.distillation:_define_logits",
     ),
-    "val_set": Rule(
-        "examples",
-        "2",
-        ("prompt_completions",),
-        lambda recipe: {"side": "val"},
-        ("ft_pipeline.assets.examples:_define_side",),
-    ),
-    "base_model": Rule(
-        "training",
-        "2",
-        (),
-        lambda recipe: {"base_model": _dump(recipe.base_model)},
-        (
-            "ft_pipeline.worker.models.base_model:run",
-            "ft_pipeline.assets.training:define_base_model",
-        ),
-        ("transformers", "gguf"),
-    ),
-    "train_tokens": Rule(
-        "training",
-        "1",
-        ("train_set", "base_model"),
-        lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.data.tokens:run", "ft_pipeline.assets.training:_define_tokens"),
-        ("transformers",),
-    ),
-    "val_tokens": Rule(
-        "training",
-        "1",
-        ("val_set", "base_model"),
-        lambda recipe: {"tokens": _dump(recipe.tokens)},
-        ("ft_pipeline.worker.data.tokens:run", "ft_pipeline.assets.training:_define_tokens"),
-        ("transformers",),
-    ),
-    "finetuned_model": Rule(
-        "training",
-        "5",
-        ("train_tokens", "base_model"),
-        lambda recipe: {"training": _training(recipe.training)},
-        TRAINING_WORK,
-        (*TORCH_STACK, "trl"),
-        _validation,
-        _watched_validation,
-    ),
-    "teacher_model": Rule(
-        "distillation",
-        "2",
-        (),
-        lambda recipe: {"base_model": _dump(_distillation(recipe).teacher.model)},
-        (
-            "ft_pipeline.worker.models.base_model:run",
-            "ft_pipeline.assets.training:define_base_model",
-        ),
-        ("transformers", "gguf"),
-        wanted=_has_teacher_model,
-    ),
-    "student_model": Rule(
-        "distillation",
-        "1",
-        ("base_model",),
-        _student,
-        (
-            "ft_pipeline.worker.distillation.student:run",
-            "ft_pipeline.assets.distillation:_define_student",
-        ),
-        TORCH_STACK,
-        _student_inputs,
-        wanted=_distills,
-    ),
-    "teacher_logits": Rule(
-        "distillation",
-        "1",
-        ("train_tokens", "val_tokens", "base_model"),
-        lambda recipe: {
-            "teacher": _held_teacher(recipe),
-            **_dump(_distillation(recipe), "k", "temperature", "log_probs"),
-        },
-        (
-            "ft_pipeline.worker.distillation.teacher_logits:run",
-            "ft_pipeline.assets.distillation:_define_logits",
-        ),
-        TORCH_STACK,
-        lambda recipe: tuple(n for n in _teacher(recipe) if n != "base_model"),
-        lambda recipe: ("val_tokens",),
-        _stores_logits,
-    ),
-    "distilled_model": Rule(
-        "distillation",
-        "2",
-        ("student_model", "train_tokens"),
-        _distilled,
-        (*TRAINING_WORK, "ft_pipeline.assets.distillation:_define_students_training"),
-        (*TORCH_STACK, "trl"),
-        _distilled_inputs,
-        _watched_by_student,
-        _distills,
-    ),
-    "ce_model": Rule(
-        "distillation",
-        "2",
-        ("student_model", "train_tokens", "base_model"),
-        lambda recipe: {"training": _training(_distillation(recipe).training)},
-        TRAINING_WORK,
-        (*TORCH_STACK, "trl"),
-        _student_validation,
-        _watched_by_student,
-        _distills,
-    ),
-    "base_evaluation": Rule(
-        "evaluation",
-        "3",
-        ("val_set", "val_tokens", "base_model"),
-        _evaluated_base,
-        (
-            "ft_pipeline.worker.inference.evaluate:run",
-            "ft_pipeline.assets.evaluation:_define_evaluations",
-        ),
-        TORCH_STACK,
-    ),
-    "finetuned_evaluation": Rule(
-        "evaluation",
-        "3",
-        ("val_set", "val_tokens", "base_model", "finetuned_model"),
-        _evaluated_base,
-        (
-            "ft_pipeline.worker.inference.evaluate:run",
-            "ft_pipeline.assets.evaluation:_define_evaluations",
-        ),
-        TORCH_STACK,
-    ),
-    **{
-        name: Rule(
-            "evaluation",
-            "2",
-            ("val_set", "val_tokens", "base_model", "student_model", *trained),
-            _evaluated_student,
-            (
-                "ft_pipeline.worker.inference.evaluate:run",
-                "ft_pipeline.assets.evaluation:_define_evaluations",
-            ),
-            TORCH_STACK,
-            wanted=_distills,
-        )
-        for name, trained in zip(
-            STUDENT_EVALUATIONS, ((), ("ce_model",), ("distilled_model",)), strict=True
-        )
-    },
-    "evaluation": Rule(
-        "evaluation",
-        "2",
-        ("base_evaluation", "finetuned_evaluation", "val_set"),
-        lambda recipe: _dump(recipe.evaluation, "metrics", "samples"),
-        ("ft_pipeline.assets.evaluation:_define_comparison",),
-        more_inputs=_student_evaluations,
-    ),
+    settings=read_logits,
+    inputs=_logits_inputs,
+    watched=lambda declared: (VAL_TOKENS.name,),
+    libraries=TORCH_STACK,
+    wanted=_stores_logits,
+    section="distillation",
+    key_figure=key_figures.count_positions,
+)
+DISTILLED_MODEL = AssetRule(
+    names=("distilled_model",),
+    room="distillation",
+    kind="model",
+    code_version="2",
+    work=(*TRAINING_WORK, "ft_pipeline.assets.distillation:_define_students_training"),
+    settings=read_distilled,
+    inputs=_distilled_inputs,
+    watched=_watched_by_student,
+    libraries=(*TORCH_STACK, "trl"),
+    wanted=_distills,
+    section="distillation.training",
+    trained_from="student_model",
+    key_figure=key_figures.show_losses,
+)
+CE_MODEL = AssetRule(
+    names=("ce_model",),
+    room="distillation",
+    kind="model",
+    code_version="2",
+    work=TRAINING_WORK,
+    settings=lambda declared: {"training": read_training(declared.distillation.training)},
+    inputs=_student_training_inputs,
+    watched=_watched_by_student,
+    libraries=(*TORCH_STACK, "trl"),
+    wanted=_distills,
+    section="distillation.training",
+    trained_from="student_model",
+    key_figure=key_figures.show_losses,
+)
+# What each evaluation is of: a trained model, or (False) what such a one was trained from.
+EVALUATED: dict[str, tuple[AssetRule, bool]] = {
+    "base_evaluation": (FINETUNED_MODEL, False),
+    "finetuned_evaluation": (FINETUNED_MODEL, True),
+    "student_evaluation": (DISTILLED_MODEL, False),
+    "ce_evaluation": (CE_MODEL, True),
+    "distilled_evaluation": (DISTILLED_MODEL, True),
 }
+EVALUATIONS = AssetRule(
+    names=("base_evaluation", "finetuned_evaluation"),
+    room="evaluation",
+    kind="evaluation",
+    code_version="3",
+    work=EVALUATION_WORK,
+    settings=lambda declared: read_evaluation(declared, declared.recipe.training),
+    inputs=_evaluation_inputs,
+    libraries=TORCH_STACK,
+    section="evaluation",
+    key_figure=key_figures.show_loss,
+)
+STUDENT_EVALUATIONS = AssetRule(
+    names=("student_evaluation", "ce_evaluation", "distilled_evaluation"),
+    room="evaluation",
+    kind="evaluation",
+    code_version="2",
+    work=EVALUATION_WORK,
+    settings=lambda declared: read_evaluation(declared, declared.distillation.training),
+    inputs=_evaluation_inputs,
+    libraries=TORCH_STACK,
+    wanted=_distills,
+    section="evaluation",
+    key_figure=key_figures.show_loss,
+)
+COMPARISON = AssetRule(
+    names=("evaluation",),
+    room="evaluation",
+    kind="comparison",
+    code_version="2",
+    work=("ft_pipeline.assets.evaluation:_define_comparison",),
+    settings=lambda declared: dump(declared.recipe.evaluation, "metrics", "samples"),
+    inputs=_comparison_inputs,
+    section="evaluation",
+    key_figure=key_figures.compare_losses,
+)
+# Inputs before what reads them.
+RULES = (
+    *(RAW, EXAMPLES, TRAIN_SET, VAL_SET, BASE_MODEL, TRAIN_TOKENS, VAL_TOKENS, FINETUNED_MODEL),
+    *(TEACHER_MODEL, STUDENT_MODEL, TEACHER_LOGITS, DISTILLED_MODEL, CE_MODEL),
+    *(EVALUATIONS, STUDENT_EVALUATIONS, COMPARISON),
+)

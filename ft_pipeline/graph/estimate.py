@@ -16,7 +16,9 @@ from typing import Any
 from ft_pipeline.base.processor import has_fast_bf16
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.config.steps import StepPlan, plan_steps
-from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.asset_rules import TRAIN_TOKENS
+from ft_pipeline.graph.lookup import Lookup
+from ft_pipeline.store.artifacts import Artifact
 
 # Bytes a weight. NF4 with double quantization: 4 bits, and 0.127 for the constants (QLoRA, sec. 3).
 WEIGHT_BYTES = {"nf4": 0.516, "int8": 1.002, "fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
@@ -76,13 +78,15 @@ class Estimate:
         )
 
 
-def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPlan, Estimate] | None:
-    """Return steps and estimate of a chain's training.
+def estimate_asset(lookup: Lookup, name: str) -> tuple[StepPlan, Estimate] | None:
+    """Return steps and estimate of a trained asset.
 
     None where its inputs are not built yet, or the model's config.json names no such sizes. Raises
     PipelineError where settings and examples contradict each other.
     """
-    base, tokens = chain.find_here(chain.trained_from(name)), chain.find_here("train_tokens")
+    chain = lookup.chain
+    base = _find_here(lookup, chain.trained_from(name))
+    tokens = _find_here(lookup, TRAIN_TOKENS.name)
     if base is None or tokens is None:
         return None
     settings = chain.training(name)
@@ -95,7 +99,7 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
     on_gpu = which("nvidia-smi") is not None
     if dtype == "auto":
         dtype = "bf16" if on_gpu or has_fast_bf16() else "fp32"
-    speed = _find_speed(chain, name)
+    speed = _find_speed(lookup, name)
     return plan, estimate_training(settings, config, report, plan.steps, dtype, speed, on_gpu)
 
 
@@ -114,9 +118,14 @@ def read_sizes(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return found if {*OTHER_NAMES, "vocab_size"} <= set(found) else None
 
 
-def _find_speed(chain: Chain, name: str) -> float | None:
+def _find_here(lookup: Lookup, name: str) -> Artifact | None:
+    state = lookup.state(name)
+    return state.artifact if state.here else None
+
+
+def _find_speed(lookup: Lookup, name: str) -> float | None:
     """Return the operations a second of the newest training of this asset, if there was one."""
-    for manifest in chain.store.manifests(chain.asset(name)):
+    for manifest in lookup.store.manifests(lookup.chain.asset(name)):
         work = manifest.metadata.get("estimated_operations")
         seconds = manifest.metadata.get("seconds_training")
         if work and seconds:

@@ -36,6 +36,11 @@ class Pins:
                 self._known = kept
         return self._known[asset]
 
+    def set(self, revisions: dict[str, dict[str, Any]]) -> None:
+        """Have revisions kept that nobody has looked up here."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(revisions)
+
     def take_over(self, earlier: Path, done: Collection[str]) -> None:
         """Go on with the revisions of a run that this one continues, unless it has its own.
 

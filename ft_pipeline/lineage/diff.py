@@ -22,6 +22,7 @@ import duckdb
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.lineage.receipt import Link, list_leaves
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import (
@@ -44,7 +45,8 @@ def compare(chain: Chain, a: Found, b: Found, export: Path | None = None) -> dic
     Raises PipelineError for a file of an unknown kind.
     """
     form = choose_format(export) if export else None
-    one, two = Records(chain.store, a.receipt), Records(chain.store, b.receipt)
+    store = open_store(chain)
+    one, two = Records(store, a.receipt), Records(store, b.receipt)
     links = collect_links(one, a.link), collect_links(two, b.link)
     examples = find_examples(one, a.link), find_examples(two, b.link)
     absent = list_absent(one, a.link) + list_absent(two, b.link)

@@ -9,6 +9,7 @@ code versions, library versions and seeds. Shortened:
      "resolved": {"dtype": "float32", …}, "files": {"adapter_model.safetensors": "c4…", …},
      "seeds": {"finetuned_model training.seed": 42, "prompt_completions examples.split.seed": 42},
      "software": {"python": "3.11.7", "torch": "2.9.1+cpu", …},
+     "recipe": {"name": "quiz", "settings": {"training": {"learning_rate": 0.001, …}, …}},
      "behind": [{"asset": "raw_trivia", "fingerprint": "…", "data_version": "…",
                  "ingredients": {"settings": {"revision": "sha256:…"}}, …}, …]}
 
@@ -17,7 +18,8 @@ The model's own `files` are its content; those of the artifacts behind it are al
 
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import TopologicalSorter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,21 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.hashing import (
-    META,
-    Record,
-)
+from ft_pipeline.base.hashing import META, Record
+from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.store.artifacts import (
     Artifact,
     Ingredients,
     InputEntry,
+    Key,
     Manifest,
+    name_of,
 )
+from ft_pipeline.store.manifest_graph import walk_behind
 from ft_pipeline.store.store import Draft, Store
 
 RECEIPT_FILE = "meta/receipt.json"
+RECIPE_FILE = "meta/recipe.json"
 
 
 class Link(Record):
@@ -56,29 +60,61 @@ class Link(Record):
     seconds: float | None = None
     run_id: str = ""
 
+    @property
+    def key(self) -> Key:
+        return self.asset, self.fingerprint
+
+    @property
+    def name(self) -> str:
+        """The asset's name without the recipe."""
+        return name_of(self.asset)
+
+
+class RecordedRecipe(Record):
+    """The recipe that an artifact was built by, overrides put in, every default written out."""
+
+    name: str
+    settings: dict[str, Any]
+
 
 class Receipt(Link):
     """The link of a model, and those of all that is behind it, sources first."""
 
     seeds: dict[str, int] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
+    # None in a receipt of an older version.
+    recipe: RecordedRecipe | None = None
     behind: list[Link]
 
 
 def write_receipt(draft: Draft, preview: Manifest, store: Store, run_id: str) -> None:
     """Write the receipt of a model in the making, `preview` its manifest, into its `meta/`."""
     model = make_link(preview)
-    behind = collect_behind(draft.inputs.values(), store)
+    behind = collect_behind(draft.inputs, store)
     receipt = Receipt(
         **model.model_dump(exclude={"files", "run_id"}),
         files={n: sha256 for n, sha256 in model.files.items() if not n.startswith(f"{META}/")},
         run_id=run_id,
         seeds=dict(_list_seeds([model, *behind])),
         software=_list_software(preview.ingredients.libraries),
+        recipe=read_recipe(draft.path),
         behind=behind,
     )
     text = json.dumps(receipt.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (draft.path / RECEIPT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_recipe(folder: Path, name: str, recipe: Recipe) -> None:
+    """Write the recipe that an artifact is built by beside it, so that it can be built again."""
+    record = RecordedRecipe(name=name, settings=recipe.model_dump(mode="json"))
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_recipe(folder: Path) -> RecordedRecipe | None:
+    """Return the recipe beside an artifact; None where there is none, as of a base model."""
+    file = folder / RECIPE_FILE
+    return RecordedRecipe.model_validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def read_receipt(folder: Path) -> Receipt | None:
@@ -96,25 +132,25 @@ def read_receipt(folder: Path) -> Receipt | None:
         ) from error
 
 
-def collect_behind(inputs: Iterable[Artifact], store: Store) -> list[Link]:
-    """Return a link for each artifact behind the given ones, sources first."""
-    links: dict[tuple[str, str], Link] = {}
+def collect_behind(inputs: Mapping[str, Artifact], store: Store) -> list[Link]:
+    """Return a link for each artifact behind the given ones, sources first.
 
-    def visit(artifact: Artifact) -> None:
-        manifest = artifact.manifest
-        for given in manifest.inputs.values():
-            if (given.asset, given.fingerprint) in links:
-                continue
-            found = store.peek(given.asset, given.fingerprint)
-            if found is not None:
-                visit(found)
-            else:
-                links[given.asset, given.fingerprint] = Link(**given.model_dump())
-        links.setdefault((manifest.asset, manifest.fingerprint), make_link(manifest))
+    Of one that the store has lost, what its reader recorded.
+    """
 
-    for artifact in inputs:
-        visit(artifact)
-    return list(links.values())
+    def find(given: InputEntry) -> Manifest | None:
+        found = store.peek(given.asset, given.fingerprint)
+        return found.manifest if found is not None else None
+
+    start = [(name, artifact.manifest) for name, artifact in inputs.items()]
+    links: dict[Key, Link] = {}
+    for visit in walk_behind(start, find):
+        if visit.node is not None:
+            links[visit.key] = make_link(visit.node)
+        elif visit.given is not None:
+            links[visit.key] = Link(**visit.given.model_dump())
+    read = {key: [given.key for given in link.inputs.values()] for key, link in links.items()}
+    return [links[key] for key in TopologicalSorter(read).static_order()]
 
 
 def make_link(manifest: Manifest) -> Link:

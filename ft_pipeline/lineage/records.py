@@ -5,19 +5,20 @@ beginning of it (`8d2e1f`), or by a path: a folder of the store, or a copy of on
 its `manifest.json` or its `meta/receipt.json`.
 """
 
-import copy
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.config.recipe import list_recipes
 from ft_pipeline.graph.chain import Chain, load_other
+from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline.lineage.receipt import Link, Receipt, make_link, read_receipt
-from ft_pipeline.store.artifacts import MANIFEST, Artifact, InputEntry, Manifest
+from ft_pipeline.store.artifacts import MANIFEST, Artifact, InputEntry, Key, Manifest
+from ft_pipeline.store.manifest_graph import Visit, walk_behind
 from ft_pipeline.store.remote import RemoteError
 from ft_pipeline.store.store import DamagedArtifact, Store
 
@@ -52,15 +53,20 @@ class Records:
     def __init__(self, store: Store, receipt: Receipt | None = None) -> None:
         self._store = store
         behind = receipt.behind if receipt else []
-        self._receipt = {(link.asset, link.fingerprint): link for link in behind}
-        self._known: dict[tuple[str, str], Link | None] = {}
+        self._receipt = {link.key: link for link in behind}
+        self._known: dict[Key, Link | None] = {}
 
     def find(self, given: InputEntry) -> Link | None:
         """Return what is known of an input; one of equal content where it is not stored itself."""
-        key = (given.asset, given.fingerprint)
-        if key not in self._known:
-            self._known[key] = self._find(given)
-        return self._known[key]
+        if given.key not in self._known:
+            self._known[given.key] = self._find(given)
+        return self._known[given.key]
+
+    def walk_behind(
+        self, link: Link, passes: Callable[[str], bool] = lambda name: True
+    ) -> Iterator[Visit[Link]]:
+        """Walk from an artifact to all that it was made of, where their names pass."""
+        return walk_behind([(link.name, link)], self.find, passes)
 
     def folder(self, link: Link) -> Path | None:
         """Return the folder of an artifact in the store, None where it is not there."""
@@ -78,18 +84,12 @@ class Records:
             manifest = next(equal, None)
         if manifest is not None:
             return make_link(manifest)
-        return self._receipt.get((given.asset, given.fingerprint))
+        return self._receipt.get(given.key)
 
 
 def find_stored(chain: Chain, name: str) -> Artifact:
     """Return the artifact that the recipe asks for. Raises PipelineError where it is not there."""
-    artifact = chain.lookup(name, chain.request(name))
-    if artifact is None:
-        raise PipelineError(
-            f"{chain.asset(name)}: not in the store as this recipe asks for it. Build it: "
-            f"ft-pipeline run --recipe {chain.name} --to {name}"
-        )
-    return artifact
+    return Lookup(chain).pull(name)
 
 
 def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
@@ -110,7 +110,8 @@ def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
         return _find_fingerprint(chain, word)
     if "/" in word:
         raise PipelineError(
-            f"{word}: neither an asset nor a folder. Expected an artifact of {chain.store.root}, "
+            f"{word}: neither an asset nor a folder. Expected an artifact of "
+            f"{chain.project.store}, "
             "or a copy of one with its manifest.json or meta/receipt.json."
         )
     chain.rule(word)  # raises with the known names and a near miss
@@ -123,10 +124,11 @@ def _find_intact(chain: Chain, name: str) -> Found:
     except (DamagedArtifact, RemoteError):
         raise
     except PipelineError:  # new data waits, or the recipe was edited
-        stored = chain.store.manifests(chain.asset(name))
+        store = open_store(chain)
+        stored = store.manifests(chain.asset(name))
         if not stored:
             raise
-    newest = chain.store.folder(stored[0].asset, stored[0].fingerprint)
+    newest = store.folder(*stored[0].key)
     note = (
         f"{stored[0].asset}: not in the store as the recipe asks for it now; this is the newest "
         f"that is, {stored[0].fingerprint}. `ft-pipeline status` says what changed."
@@ -161,18 +163,14 @@ class _UnverifiedStore(Store):
 
 def _find_unverified(chain: Chain, name: str) -> Path:
     """Return the folder of the artifact that the recipe asks for, else of the newest stored."""
-    believing = copy.copy(chain)
-    believing.store = _UnverifiedStore(chain.store.root)
-    try:
-        found = believing.find(name)
-    except PipelineError:  # what decides its fingerprint cannot be read
-        found = None
+    store = _UnverifiedStore(chain.project.store)
+    found = Lookup(chain, store=store).state(name).artifact
     if found is not None:
         return found.path
-    stored = chain.store.manifests(chain.asset(name))
+    stored = store.manifests(chain.asset(name))
     if not stored:
         return find_stored(chain, name).path  # raises with the remedy
-    return chain.store.folder(stored[0].asset, stored[0].fingerprint)
+    return store.folder(*stored[0].key)
 
 
 def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
@@ -185,7 +183,7 @@ def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
         other = load_other(chain, recipe)
         if name in other.names:
             return other, name
-    if chain.name != DEFAULT_RECIPE and word in (default := chain.default_chain).names:
+    if not chain.is_default and word in (default := chain.default_chain).names:
         return default, word
     return None, word
 
@@ -203,11 +201,11 @@ def _read_path(chain: Chain, path: Path) -> Found:
 
 
 def _is_stored(chain: Chain, folder: Path) -> bool:
-    return folder.is_relative_to(chain.store.root.resolve())
+    return folder.is_relative_to(chain.project.store.resolve())
 
 
 def _find_fingerprint(chain: Chain, word: str) -> Found:
-    root = chain.store.root
+    root = chain.project.store
     files = [f for depth in ("", "*/", "*/*/") for f in root.glob(f"{depth}{word}*/{MANIFEST}")]
     folders = [file.parent for file in files if re.fullmatch("[0-9a-f]{32}", file.parent.name)]
     if len(folders) == 1:

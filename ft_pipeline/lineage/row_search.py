@@ -7,6 +7,8 @@ from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.examples.read.search import find_rows
 from ft_pipeline.examples.render.build import needed_columns
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Lookup
+from ft_pipeline.graph.settings_read import raw_of
 
 
 def search_rows(
@@ -29,18 +31,19 @@ def search_rows(
     unsearched: dict[str, str] = {}
     for chain in chains:
         for given in chain.recipe.examples.inputs:
-            name, asset = given.source, chain.asset(f"raw_{given.source}")
+            name, raw = given.source, raw_of(given.source)
+            asset = chain.asset(raw)
             columns = needed_columns(given, chain.recipe.examples)
             what = (asset, given.parser, columns)
             if source not in (None, name) or what in searched:
                 continue
-            raw = chain.find(f"raw_{name}")
-            if raw is None:
-                unsearched[asset] = f"ft-pipeline run --recipe {chain.name} --to raw_{name}"
+            artifact = Lookup(chain).find(raw)
+            if artifact is None:
+                unsearched[asset] = f"ft-pipeline run --recipe {chain.name} --to {raw}"
                 continue
             searched.add(what)
             declared = chain.sources[name]
-            rows = find_rows(name, declared, given.parser, raw.content, text, columns)
+            rows = find_rows(name, declared, given.parser, artifact.content, text, columns)
             found |= {row["row_id"]: row for row in rows}
     if not searched:
         asset, command = next(iter(unsearched.items()))

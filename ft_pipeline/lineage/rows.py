@@ -28,12 +28,14 @@ from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.config.recipe import list_recipes
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
-from ft_pipeline.graph.asset_rules import MODEL_ASSETS
+from ft_pipeline.graph.asset_rules import EXAMPLES, find_rule
 from ft_pipeline.graph.chain import Chain, load_other
+from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.graph.plan import make_plan
-from ft_pipeline.lineage.graph import Graph, read_graph
-from ft_pipeline.lineage.trace import EXAMPLES_ASSET
-from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.lineage import graph as lineage
+from ft_pipeline.lineage.graph import follow, is_model, keeps_rows
+from ft_pipeline.store.artifacts import Key, Manifest, recipe_of
+from ft_pipeline.store.manifest_graph import ManifestGraph, read_graph
 from ft_pipeline.store.store import Store
 
 TOKENS_FILE = "tokens.jsonl"
@@ -47,29 +49,30 @@ def trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
 
     Raises PipelineError where no build has it.
     """
-    with readable(chain.store):
-        return _trace_row(chain, row_id)
+    store = open_store(chain)
+    with readable(store):
+        return _trace_row(chain, store, row_id)
 
 
-def _trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
-    graph = read_graph(chain.store)
-    builds = graph.of(EXAMPLES_ASSET)
-    places = [_find_place(chain.store.folder(m.asset, m.fingerprint), row_id) for m in builds]
+def _trace_row(chain: Chain, store: Store, row_id: str) -> list[dict[str, Any]]:
+    graph = read_graph(store)
+    builds = graph.of(EXAMPLES.name)
+    places = [_find_place(store.folder(*m.key), row_id) for m in builds]
     if not any(places):
         raise PipelineError(
-            f"row {row_id}: in no stored build of {chain.asset(EXAMPLES_ASSET)}. A row_id has 32 "
+            f"row {row_id}: in no stored build of {chain.asset(EXAMPLES.name)}. A row_id has 32 "
             "hex characters; `ft-pipeline forget --match TEXT` finds rows by their text."
         )
     current = find_current(chain, builds)
     with_place = [(m, place) for m, place in zip(builds, places, strict=True) if place is not None]
     holders = {
-        (reached.asset, reached.fingerprint)
+        reached.key
         for manifest, place in with_place
         if "reason" not in place
-        for reached in graph.follow(manifest, place["side"])
+        for reached in follow(graph, manifest, place["side"])
     }
     return [
-        _describe_build(chain, graph, manifest, place, row_id, current, holders)
+        _describe_build(store, graph, manifest, place, row_id, current, holders)
         for manifest, place in with_place
     ]
 
@@ -80,24 +83,25 @@ def find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]
     `rows` says of how many, `trained` whether of one of the training side, `current` whether the
     recipe asks for it as it is now, `cached_in` which row caches have the answers of logits, too.
     """
-    with readable(chain.store):
-        return _find_holders(chain, row_ids)
+    store = open_store(chain)
+    with readable(store):
+        return _find_holders(chain, store, row_ids)
 
 
-def _find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]:
-    graph = read_graph(chain.store)
-    builds = graph.of(EXAMPLES_ASSET)
-    held: dict[tuple[str, str], _Held] = {}
+def _find_holders(chain: Chain, store: Store, row_ids: Collection[str]) -> list[dict[str, Any]]:
+    graph = read_graph(store)
+    builds = graph.of(EXAMPLES.name)
+    held: dict[Key, _Held] = {}
     for build in builds:
-        folder = chain.store.folder(build.asset, build.fingerprint)
+        folder = store.folder(*build.key)
         for side, rows in _find_used(folder, row_ids).items():
-            for reached in graph.follow(build, side):
-                if _keeps_rows(reached):
-                    holder = held.setdefault((reached.asset, reached.fingerprint), _Held(set()))
+            for reached in follow(graph, build, side):
+                if keeps_rows(reached.name):
+                    holder = held.setdefault(reached.key, _Held(set()))
                     holder.rows.update(rows)
                     holder.trained |= side == "train"
-                    if reached.asset.rpartition("/")[2] == "teacher_logits":
-                        holder.caches |= _find_caches(chain, reached, folder, rows)
+                    if _is_logits(reached):
+                        holder.caches |= _find_caches(store, reached, folder, rows)
     current = find_current(chain, builds) if held else set()
     return [
         {
@@ -112,7 +116,8 @@ def _find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]
 
 def list_untraceable(chain: Chain) -> list[dict[str, Any]]:
     """Return the models and teacher logits of which it cannot be said here what rows they saw."""
-    return [_name(manifest, set()) for manifest in read_graph(chain.store).list_untraceable()]
+    found = lineage.list_untraceable(read_graph(open_store(chain)))
+    return [_name(manifest, set()) for manifest in found]
 
 
 @dataclass
@@ -123,30 +128,28 @@ class _Held:
 
 
 def _find_caches(
-    chain: Chain, logits: Manifest, examples: Path, row_ids: Collection[str]
+    store: Store, logits: Manifest, examples: Path, row_ids: Collection[str]
 ) -> set[str]:
     ids = [example["example_id"] for example in _list_examples(examples, row_ids)]
-    folder = chain.store.folder(logits.asset, logits.fingerprint)
-    return {c for _, answer in _find_answers(chain, folder, ids) for c in answer["cached_in"]}
+    answers = _find_answers(store, store.folder(*logits.key), ids)
+    return {cache for _, answer in answers for cache in answer["cached_in"]}
 
 
-def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[tuple[str, str]]:
+def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[Key]:
     """Return asset and fingerprint of what the recipes behind builds of examples ask for now.
 
     Nothing of a recipe that cannot be read, or that needs a file that is not there.
     """
-    prefixes = {m.asset.rpartition("/")[0] for m in builds} - {"", chain.name}
-    names = [name for name in list_recipes(chain.project) if name in prefixes]
-    if any("/" not in m.asset for m in builds) and chain.name != DEFAULT_RECIPE:
-        names.append(DEFAULT_RECIPE)
-    found: set[tuple[str, str]] = set()
+    recipes = {recipe_of(m.asset) or DEFAULT_RECIPE for m in builds} - {chain.name}
+    names = [name for name in list_recipes(chain.project) if name in recipes]
+    found: set[Key] = set()
     for name in (chain.name, *names):
         with contextlib.suppress(PipelineError):
             asked = chain if name == chain.name else load_other(chain, name)
             found |= {
-                (step.asset, step.artifact.manifest.fingerprint)
-                for step in make_plan(asked)
-                if step.artifact is not None
+                state.artifact.manifest.key
+                for state in make_plan(asked)
+                if state.artifact is not None
             }
     return found
 
@@ -164,23 +167,23 @@ def readable(store: Store) -> Iterator[None]:
 
 
 def _describe_build(
-    chain: Chain,
-    graph: Graph,
+    store: Store,
+    graph: ManifestGraph,
     manifest: Manifest,
     place: dict[str, Any],
     row_id: str,
-    current: set[tuple[str, str]],
-    holders: Collection[tuple[str, str]],
+    current: set[Key],
+    holders: Collection[Key],
 ) -> dict[str, Any]:
-    folder = chain.store.folder(manifest.asset, manifest.fingerprint)
+    folder = store.folder(*manifest.key)
     # Also of a row that was left out: that no example has it is seen, not concluded.
     examples = _list_examples(folder, [row_id])
-    reached = graph.follow(manifest, place["side"]) if examples else []
+    reached = follow(graph, manifest, place["side"]) if examples else []
     # A validation side of equal content leads to older models, too, which hold the row.
     without = [
         m
-        for m in ([] if examples else graph.follow(manifest, "train"))
-        if _is_model(m) and (m.asset, m.fingerprint) not in holders
+        for m in ([] if examples else follow(graph, manifest, "train"))
+        if is_model(m.name) and m.key not in holders
     ]
     ids = [example["example_id"] for example in examples]
     return {
@@ -188,26 +191,23 @@ def _describe_build(
         "used": "reason" not in place,
         "place": place,
         "examples": examples,
-        "built_from_it": [_name(m, current) | _look_into(chain, m, ids) for m in reached],
+        "built_from_it": [_name(m, current) | _look_into(store, m, ids) for m in reached],
         "built_without_it": [_name(m, current) for m in without],
     }
 
 
-def _name(manifest: Manifest, current: set[tuple[str, str]]) -> dict[str, Any]:
+def _name(manifest: Manifest, current: set[Key]) -> dict[str, Any]:
     return {
         "asset": manifest.asset,
         "fingerprint": manifest.fingerprint,
         "created_at": manifest.created_at,
-        "current": (manifest.asset, manifest.fingerprint) in current,
+        "current": manifest.key in current,
     }
 
 
-def _is_model(manifest: Manifest) -> bool:
-    return manifest.asset.rpartition("/")[2] in MODEL_ASSETS
-
-
-def _keeps_rows(manifest: Manifest) -> bool:
-    return _is_model(manifest) or manifest.asset.rpartition("/")[2] == "teacher_logits"
+def _is_logits(manifest: Manifest) -> bool:
+    rule = find_rule(manifest.name)
+    return rule is not None and rule.kind == "logits"
 
 
 def _find_place(folder: Path, row_id: str) -> dict[str, Any] | None:
@@ -262,17 +262,16 @@ def _list_examples(folder: Path, row_ids: Collection[str]) -> list[dict[str, Any
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _look_into(chain: Chain, manifest: Manifest, example_ids: Sequence[str]) -> dict[str, Any]:
+def _look_into(store: Store, manifest: Manifest, example_ids: Sequence[str]) -> dict[str, Any]:
     """Say what tokens and teacher logits hold of the examples; nothing of other artifacts."""
-    folder = chain.store.folder(manifest.asset, manifest.fingerprint)
-    name = manifest.asset.rpartition("/")[2]
+    folder = store.folder(*manifest.key)
     tokens = folder / TOKENS_FILE
     if tokens.is_file() and tokens.stat().st_size > LARGEST_LOOKED_INTO:
         return {"not_looked_into": f"{TOKENS_FILE} has {tokens.stat().st_size / 1e6:.0f} MB"}
     if tokens.is_file():
         return {"examples": _count_tokens(tokens, example_ids)}
-    if name == "teacher_logits":
-        return {"examples": dict(_find_answers(chain, folder, example_ids))}
+    if _is_logits(manifest):
+        return {"examples": dict(_find_answers(store, folder, example_ids))}
     return {}
 
 
@@ -289,7 +288,7 @@ def _count_tokens(file: Path, example_ids: Sequence[str]) -> dict[str, dict[str,
 
 
 def _find_answers(
-    chain: Chain, folder: Path, example_ids: Sequence[str]
+    store: Store, folder: Path, example_ids: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield how many positions the teacher answered for each example, and the caches with them."""
     with pa.ipc.open_file(pa.memory_map(str(folder / LOGITS_EXAMPLES_FILE))) as reader:
@@ -300,8 +299,8 @@ def _find_answers(
             continue
         key = table["key"][at].as_py()
         cached = sorted(
-            file.parent.relative_to(chain.store.root).as_posix()
-            for file in (chain.store.root / "rows/teacher_logits").glob("*/[0-9]*/examples.arrow")
+            file.parent.relative_to(store.root).as_posix()
+            for file in (store.root / "rows/teacher_logits").glob("*/[0-9]*/examples.arrow")
             if _has_key(file, key)
         )
         positions = table["positions"][at].as_py()

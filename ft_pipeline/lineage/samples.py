@@ -9,11 +9,12 @@ from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.jsonl import iterate_jsonl
 from ft_pipeline.examples.render.export import read_examples
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
+from ft_pipeline.graph.asset_rules import BASE_MODEL, EXAMPLES
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline.lineage.records import find_stored
 
 IGNORED = -100
-TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}
 
 
 def collect_samples(
@@ -24,7 +25,7 @@ def collect_samples(
     With `ids` all those whose example_id begins with one of them. Raises PipelineError where the
     examples are not built, or there is no such task, side or id.
     """
-    file = find_stored(chain, "prompt_completions").path / EXAMPLES_FILE
+    file = find_stored(chain, EXAMPLES.name).path / EXAMPLES_FILE
     tasks = [row["task"] for row in read_examples(file, "SELECT DISTINCT task FROM examples")]
     chosen = sorted(t for t in tasks if task is None or task in t or task == _short(t))
     if not chosen:
@@ -50,7 +51,7 @@ def collect_samples(
     for word in ids:
         if not any(sample["example_id"].startswith(word) for sample in samples):
             raise PipelineError(
-                f"--id {word}: no example of {chain.asset('prompt_completions')} begins so, as "
+                f"--id {word}: no example of {chain.asset(EXAMPLES.name)} begins so, as "
                 "recipe and options have it."
             )
     tokens = _find_tokens(chain, {sample["example_id"] for sample in samples})
@@ -71,14 +72,13 @@ def _parse_history(history: str | None) -> list[dict[str, str]]:
 
 def _find_tokens(chain: Chain, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the tokens of examples by id, where the chain has tokenized them."""
-    base = chain.find("base_model")
-    if base is None:
-        return {}
+    lookup = Lookup(chain)
     found: dict[str, list[dict[str, Any]]] = {}
-    for asset in TOKEN_ASSETS.values():
-        artifact = chain.find(asset)
+    for name in chain.names_of("tokens"):
+        artifact = lookup.find(name)
         if artifact is None:
             continue
+        base = lookup.pull(BASE_MODEL.name)
         for record in iterate_jsonl(artifact.path / "tokens.jsonl"):
             if record["example_id"] in wanted:
                 found[record["example_id"]] = _decode(base.path / "tokenizer.json", record)

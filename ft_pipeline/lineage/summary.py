@@ -4,8 +4,10 @@ It says what a reader of a model's page asks first, and the commands that say th
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from ft_pipeline.graph.asset_rule import AssetRule, Kind
+from ft_pipeline.graph.asset_rules import BASE_MODEL, RULES, find_rule
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, list_leaves, make_link
 from ft_pipeline.lineage.records import Records
@@ -13,17 +15,15 @@ from ft_pipeline.lineage.trace import collect_links, find_examples, open_rows
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.store import Store
 
-DATA = ("train_set", "val_set", "train_tokens", "val_tokens", "teacher_logits")
-MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")
+DATA_KINDS: tuple[Kind, ...] = ("set", "tokens", "logits")
 
 
 def summarize(chain: Chain, artifact: Artifact) -> str:
     """Return the Markdown block of a model."""
-    store = Store(chain.store.root)  # a remote that is out of reach fails no model
+    store = Store(chain.project.store)  # a remote that is out of reach fails no model
     records = Records(store)
     link = make_link(artifact.manifest)
     behind = collect_links(records, link)
-    recipe = "" if chain.name == chain.default_chain.name else f" --recipe {chain.name}"
     lines = ["| what | |", "|---|---|", f"| recipe | `{chain.name}` |"]
     lines += [f"| {what} | {value} |" for what, value in _describe_behind(store, behind, link)]
     lines += [f"| rows | {rows} |" for rows in _count_rows(records, link)]
@@ -31,35 +31,40 @@ def summarize(chain: Chain, artifact: Artifact) -> str:
     if (artifact.path / RECEIPT_FILE).is_file():
         lines.append(f"| receipt | `{artifact.path / RECEIPT_FILE}` |")
     named = f"{link.asset}/{link.fingerprint[:12]}"
-    commands = [f"ft-pipeline {c} {named}{recipe}" for c in ("trace", "verify")]
+    commands = [f"ft-pipeline {c} {named}{chain.recipe_option}" for c in ("trace", "verify")]
     return "\n".join([*lines, "", "```", *commands, "```"])
 
 
 def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
     """Return what models are found by in Dagster: recipe, base model and data version."""
-    store = Store(chain.store.root)
+    store = Store(chain.project.store)
     behind = collect_links(Records(store), make_link(artifact.manifest))
-    base = behind.get("base_model")
+    base = behind.get(BASE_MODEL.name)
     tags = {"recipe": chain.name, "data_version": artifact.data_version}
     if base is not None:
-        tags["base_model"] = _name_model(store, base)
+        tags[BASE_MODEL.name] = _name_model(store, base)
     return {name: _as_tag(value) for name, value in tags.items()}
 
 
 def _describe_behind(
     store: Store, behind: dict[str, Link], link: Link
 ) -> Iterator[tuple[str, str]]:
-    for name in MODELS:
-        if name in behind and behind[name] is not link:
+    known = {name: find_rule(name) for name in behind}
+    for name in _in_order(known, "model"):
+        if behind[name] is not link:
             revision = behind[name].revision
             at = f" at `{revision}`" if revision else ""
             yield name.replace("_", " "), f"{_name_model(store, behind[name])}{at}"
-    for name, link in reversed(behind.items()):
-        if name.startswith("raw_"):
-            yield f"{name}, revision", f"`{link.revision}`"
-    for name in DATA:
-        if name in behind:
-            yield f"{name}, data version", f"`{behind[name].data_version}`"
+    for name in _in_order(known, "raw"):
+        yield f"{name}, revision", f"`{behind[name].revision}`"
+    for name in _in_order(known, *DATA_KINDS):
+        yield f"{name}, data version", f"`{behind[name].data_version}`"
+
+
+def _in_order(known: Mapping[str, AssetRule | None], *kinds: Kind) -> list[str]:
+    """Return the names whose rules are of these kinds, in the chain's order."""
+    found = [(rule, name) for name, rule in known.items() if rule and rule.kind in kinds]
+    return [name for _, name in sorted(found, key=lambda each: RULES.index(each[0]))]
 
 
 def _name_model(store: Store, link: Link) -> str:

@@ -8,6 +8,7 @@ It reads manifests (or a receipt) and `rows.parquet` of `prompt_completions` alo
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,22 @@ import duckdb
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.render.outputs import ROWS_FILE
+from ft_pipeline.graph.asset_rules import EXAMPLES
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import open_store
+from ft_pipeline.lineage.graph import split_of
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
-from ft_pipeline.store.artifacts import InputEntry
+from ft_pipeline.store.manifest_graph import Visit
 
-EXAMPLES_ASSET = "prompt_completions"
-# The assets that hold one side only; what is made of them alone saw that side alone.
-SIDE_ASSETS = {"train_set": "train", "val_set": "val"}
-SIDES = frozenset({"train", "val"})
+SPLITS = frozenset({"train", "val"})
 # Folders of stored examples, and the sides of them that something was made of.
 Examples = Mapping[Path, frozenset[str]]
 
 
 def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
     """Return an artifact's tree back to the sources, and the number of rows by file behind it."""
-    records = Records(chain.store, found.receipt)
+    records = Records(open_store(chain), found.receipt)
     rows = []
     examples = find_examples(records, found.link)
     if examples:
@@ -53,7 +54,7 @@ def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
 def export_rows(chain: Chain, found: Found, target: Path) -> int:
     """Write the rows behind an artifact to a CSV, JSONL or Parquet file; return their number."""
     form = choose_format(target)
-    examples = find_examples(Records(chain.store, found.receipt), found.link)
+    examples = find_examples(Records(open_store(chain), found.receipt), found.link)
     if not examples:
         raise PipelineError(
             f"{found.link.asset}: no rows are behind it, or their examples are no longer stored."
@@ -75,84 +76,74 @@ def choose_format(target: Path) -> str:
 
 def describe_tree(records: Records, link: Link) -> dict[str, Any]:
     """Return an artifact with all behind it; what stands in the tree before is only named."""
-    shown: set[tuple[str, str]] = set()
+    described: dict[int, dict[str, Any]] = {}
+    for visit in records.walk_behind(link):
+        found = _describe_visit(visit)
+        described[id(visit)] = found
+        if visit.by is not None:
+            described[id(visit.by)]["inputs"].append(found)
+    return next(iter(described.values()))
 
-    def describe(current: Link) -> dict[str, Any]:
-        key = (current.asset, current.fingerprint)
-        named: dict[str, Any] = {
-            "asset": current.asset,
-            "fingerprint": current.fingerprint,
-            "data_version": current.data_version,
-        }
-        if key in shown:
-            return named | {"repeated": True}
-        shown.add(key)
-        if current.ingredients is None:
-            return named | {"lost": True}
-        made_of = current.ingredients
-        return named | {
-            "created_at": current.created_at,
-            "seconds": current.seconds,
-            "run_id": current.run_id,
-            "code_version": made_of.code_version,
-            "settings": made_of.settings,
-            "libraries": made_of.libraries,
-            "resolved": current.resolved,
-            **({"revision": current.revision} if current.revision else {}),
-            "inputs": [describe_input(given) for given in current.inputs.values()],
-        }
 
-    def describe_input(given: InputEntry) -> dict[str, Any]:
-        found = records.find(given)
-        return given.model_dump() | {"lost": True} if found is None else describe(found)
-
-    return describe(link)
+def _describe_visit(visit: Visit[Link]) -> dict[str, Any]:
+    current = visit.node
+    if current is None:
+        assert visit.given is not None, "what is lost was given to somebody"
+        return visit.given.model_dump() | {"lost": True}
+    named = current.model_dump(include={"asset", "fingerprint", "data_version"})
+    if visit.again:
+        return named | {"repeated": True}
+    if current.ingredients is None:
+        return named | {"lost": True}
+    made_of = current.ingredients
+    return named | {
+        "created_at": current.created_at,
+        "seconds": current.seconds,
+        "run_id": current.run_id,
+        "code_version": made_of.code_version,
+        "settings": made_of.settings,
+        "libraries": made_of.libraries,
+        "resolved": current.resolved,
+        **({"revision": current.revision} if current.revision else {}),
+        "inputs": [],
+    }
 
 
 def collect_links(records: Records, link: Link) -> dict[str, Link]:
     """Return the artifact and all behind it by their names in the chain, each once.
 
-    A second build of an asset, of which only a side was new, is named `train_set 8d2e1f07`.
+    A second build of an asset, of which only a split was new, is named `train_set 8d2e1f07`.
     """
     links: dict[str, Link] = {}
-    seen: set[tuple[str, str]] = set()
-
-    def visit(name: str, current: Link) -> None:
-        key = (current.asset, current.fingerprint)
-        if key in seen:
-            return
-        seen.add(key)
+    for visit in records.walk_behind(link):
+        if visit.again:
+            continue
+        current = visit.node
+        if current is None:
+            assert visit.given is not None, "what is lost was given to somebody"
+            current = Link(**visit.given.model_dump())
+        name = visit.name
         links[f"{name} {current.fingerprint[:8]}" if name in links else name] = current
-        for given_name, given in current.inputs.items():
-            found = records.find(given)
-            visit(given_name, found or Link(**given.model_dump()))
-
-    visit(link.asset.rpartition("/")[2], link)
     return links
 
 
 def find_examples(records: Records, link: Link) -> Examples:
-    """Return the stored examples behind an artifact, and which sides of them it saw."""
+    """Return the stored examples behind an artifact, and which splits of them it saw."""
     found: dict[Path, set[str]] = {}
-    seen: set[tuple[str, str, frozenset[str]]] = set()
+    for split in sorted(SPLITS):
+        for visit in records.walk_behind(link, partial(_can_hold, split)):
+            current = visit.node
+            if current is None or visit.again or current.name != EXAMPLES.name:
+                continue
+            folder = records.folder(current)
+            if folder is not None:
+                found.setdefault(folder, set()).add(split)
+    return {folder: frozenset(splits) for folder, splits in found.items()}
 
-    def visit(current: Link, sides: frozenset[str]) -> None:
-        name = current.asset.rpartition("/")[2]
-        sides = frozenset({SIDE_ASSETS[name]}) if name in SIDE_ASSETS else sides
-        key = (current.asset, current.fingerprint, sides)
-        if key in seen:
-            return
-        seen.add(key)
-        folder = records.folder(current) if name == EXAMPLES_ASSET else None
-        if folder is not None:
-            found.setdefault(folder, set()).update(sides)
-        for given in current.inputs.values():
-            behind = records.find(given)
-            if behind is not None:
-                visit(behind, sides)
 
-    visit(link, SIDES)
-    return {folder: frozenset(sides) for folder, sides in found.items()}
+def _can_hold(split: str, name: str) -> bool:
+    """Whether an asset of this name may hold rows of a split."""
+    return split_of(name) in (None, split)
 
 
 def list_absent(records: Records, link: Link) -> list[str]:
@@ -160,7 +151,7 @@ def list_absent(records: Records, link: Link) -> list[str]:
     return [
         f"{behind.asset} {behind.fingerprint}"
         for name, behind in collect_links(records, link).items()
-        if name.split()[0] == EXAMPLES_ASSET and records.folder(behind) is None
+        if name.split()[0] == EXAMPLES.name and records.folder(behind) is None
     ]
 
 
@@ -179,7 +170,7 @@ def select_rows(examples: Examples, columns: str = "row_id, source, file, line, 
     parts = []
     for folder, sides in sorted(examples.items()):
         file = quote(str(folder / ROWS_FILE))
-        where = "" if sides == SIDES else f" WHERE side = '{next(iter(sides))}'"
+        where = "" if sides == SPLITS else f" WHERE side = '{next(iter(sides))}'"
         parts.append(f"SELECT {columns} FROM read_parquet({file}){where}")
     if len(parts) == 1:
         return parts[0]

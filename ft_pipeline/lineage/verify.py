@@ -23,6 +23,7 @@ from ft_pipeline.base.hashing import (
     hash_json,
 )
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.lineage.origins import check_origin
 from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, Receipt, make_link
 from ft_pipeline.lineage.records import Found, read_found
@@ -68,7 +69,7 @@ class Verdict:
 
 def verify(chain: Chain, found: Found) -> Verdict:
     """Check an artifact and all behind it. Never raises for what is broken."""
-    return _Verification(chain.store, found).run()
+    return _Verification(open_store(chain), found).run()
 
 
 class _Verification:
@@ -205,7 +206,7 @@ class _Verification:
             self._compare(stored, link, REBUILT_OTHERWISE if rebuilt else {"seconds"})
 
     def _compare(self, stored: Link, said: Link, skipped: set[str]) -> None:
-        left_out = {"seeds", "software", "behind"} | skipped
+        left_out = {"seeds", "software", "recipe", "behind"} | skipped
         one, two = (_dump(link, left_out) for link in (stored, said))
         for name in sorted(one.keys() | two.keys()):
             if name in two and one.get(name) != two[name]:

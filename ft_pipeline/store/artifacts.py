@@ -26,6 +26,8 @@ from ft_pipeline.base.hashing import META, FileEntry, Record, hash_json
 MANIFEST = "manifest.json"
 FORMAT = 1
 
+Key = tuple[str, str]  # asset, fingerprint
+
 
 class Ingredients(Record):
     """What was asked for: all that decides an artifact's content."""
@@ -68,6 +70,10 @@ class InputEntry(Record):
     fingerprint: str
     data_version: str
 
+    @property
+    def key(self) -> Key:
+        return self.asset, self.fingerprint
+
 
 class Manifest(Record):
     """All that is known of one artifact; written last."""
@@ -85,6 +91,15 @@ class Manifest(Record):
     created_at: str
     seconds: float
     run_id: str
+
+    @property
+    def key(self) -> Key:
+        return self.asset, self.fingerprint
+
+    @property
+    def name(self) -> str:
+        """The asset's name without the recipe: `finetuned_model` for foo/finetuned_model."""
+        return name_of(self.asset)
 
 
 class Artifact(Record):
@@ -115,6 +130,16 @@ class Artifact(Record):
     def read_json(self, name: str) -> Any:
         """Parse one of its JSON files, `name` relative to the artifact."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def name_of(asset: str) -> str:
+    """Return an asset's name without its recipe."""
+    return asset.rpartition("/")[2]
+
+
+def recipe_of(asset: str) -> str:
+    """Return the recipe that an asset's key names; "" for the default's and shared ones."""
+    return asset.rpartition("/")[0]
 
 
 def compute_data_version(files: Mapping[str, FileEntry]) -> str:

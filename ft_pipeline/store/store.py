@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ from ft_pipeline.base.hashing import (
     hash_file,
 )
 from ft_pipeline.base.locks import hold_mark
+from ft_pipeline.base.project import STORE_FOLDERS
 from ft_pipeline.store.artifacts import (
     FORMAT,
     MANIFEST,
@@ -40,6 +42,7 @@ from ft_pipeline.store.artifacts import (
     CheckResult,
     Ingredients,
     InputEntry,
+    Key,
     Manifest,
     compute_data_version,
 )
@@ -67,6 +70,8 @@ class Draft:
     ingredients: Ingredients
     inputs: Mapping[str, Artifact]
     path: Path
+    # Where a training that is going to be this artifact leaves what it can go on from.
+    checkpoints: Path
     metadata: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=monotonic)
@@ -117,8 +122,8 @@ class Store:
     def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root
         self.remote = remote
-        self.pulled: set[tuple[str, str]] = set()  # by this object: asset and fingerprint
-        self._held: set[tuple[str, str]] = set()
+        self.pulled: set[Key] = set()  # by this object: asset and fingerprint
+        self._held: set[Key] = set()
 
     def folder(self, asset: str, fingerprint: str) -> Path:
         return self.root / asset / fingerprint
@@ -203,6 +208,14 @@ class Store:
         found = [m for m in (_read_manifest(file.parent) for file in folders) if m is not None]
         return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
 
+    def list_keys(self) -> Iterator[Key]:
+        """Yield asset and fingerprint of every artifact that has a manifest here."""
+        for pattern in (f"*/*/{MANIFEST}", f"*/*/*/{MANIFEST}"):
+            for file in sorted(self.root.glob(pattern)):
+                *asset, fingerprint = file.parent.relative_to(self.root).parts
+                if asset[0] not in STORE_FOLDERS and re.fullmatch("[0-9a-f]{32}", fingerprint):
+                    yield "/".join(asset), fingerprint
+
     @contextmanager
     def draft(
         self, asset: str, ingredients: Ingredients, inputs: Mapping[str, Artifact]
@@ -215,7 +228,8 @@ class Store:
         folder = parent / f"{ingredients.fingerprint}{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
         try:
             (folder / META).mkdir(parents=True)
-            yield Draft(asset, ingredients, inputs, folder)
+            checkpoints = self.checkpoints(asset, ingredients.fingerprint)
+            yield Draft(asset, ingredients, inputs, folder, checkpoints)
         except OSError as error:
             raise explain_os_error(error, self.root) from error
         finally:

@@ -15,6 +15,7 @@ from ft_pipeline.base.project import Project
 from ft_pipeline.config.sources import FilesSource
 from ft_pipeline.examples.read.search import find_rows
 from ft_pipeline.graph.chain import load_chain
+from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline_tests.conftest import TinyProject
 
 
@@ -198,7 +199,7 @@ def test_rows_wait_for_a_model_not_for_examples_alone(project: TinyProject) -> N
     done = project.run("ft-pipeline", "run", "--to", "train_set")
     assert done.returncode == 0, done.stderr
     chain = load_chain(Project(project.root, project.store), "quiz", {})
-    inputs = chain.request("prompt_completions").inputs
+    inputs = Lookup(chain).state("prompt_completions").require_request().inputs
     assert count_new_rows(chain, inputs) == 1
     project.build("--to", "finetuned_model")
     assert count_new_rows(chain, inputs) == 0

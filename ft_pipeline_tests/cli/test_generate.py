@@ -21,6 +21,7 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import Project
 from ft_pipeline.cli.generate import choose_adapter, define_task, find_owner
 from ft_pipeline.graph.chain import Chain, load_chain
+from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline.process.tasks import AdapterChoice, GenerateTask
 from ft_pipeline_tests.conftest import TinyProject
 
@@ -40,7 +41,7 @@ class Answering:
 
     @property
     def stored(self) -> Path:
-        found = self.chain.find("finetuned_model")
+        found = Lookup(self.chain).find("finetuned_model")
         assert found is not None
         return found.path
 
@@ -58,13 +59,13 @@ def answering(fresh_project: TinyProject, tmp_path_factory: pytest.TempPathFacto
     chain = found.chain
     for name in chain.inputs("finetuned_model"):
         found.project.build("--to", name)
-    base_model = chain.find("base_model")
+    base_model = Lookup(chain).find("base_model")
     assert base_model is not None
     write_random_adapter(base_model.path, found.folder, seed=1)
-    request = chain.request("finetuned_model")
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    request = Lookup(chain).state("finetuned_model").require_request()
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         write_random_adapter(base_model.path, draft.path, seed=2)
-        chain.store.publish(draft, [], run_id="by hand")
+        open_store(chain).publish(draft, [], run_id="by hand")
     return found
 
 

@@ -20,7 +20,8 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import Project
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.graph.asset_rules import RULES
-from ft_pipeline.graph.chain import Chain, MissingInputs, load_chain, load_chains
+from ft_pipeline.graph.chain import Chain, load_chain, load_chains
+from ft_pipeline.graph.lookup import Lookup, MissingInputs, open_store
 from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.store.artifacts import CheckResult
 from ft_pipeline.store.store import DamagedArtifact
@@ -413,7 +414,8 @@ def test_save_steps_count_where_the_best_is_taken(project: Project) -> None:
 
 def test_the_default_recipe_has_plain_keys(project: Project) -> None:
     chain = load_chain(project, "quiz", {})
-    rules = [name for name in RULES if name != "teacher_model"]  # its teacher is its own model
+    names = [name for rule in RULES for name in rule.names if rule.kind != "raw"]
+    rules = [name for name in names if name != "teacher_model"]  # its teacher is its own model
     assert [chain.asset(name) for name in chain.names] == ["raw_trivia", "raw_cot", *rules]
 
 
@@ -422,7 +424,7 @@ def test_another_recipe_has_its_prefix_and_shares_raw_sources_and_base_model(
 ) -> None:
     add_recipe(project, "other")
     chain = load_chain(project, "other", {})
-    own = [name for name in RULES if name not in ("base_model", "teacher_model")]
+    own = [name for rule in RULES if not rule.shared for name in rule.names]
     assert [chain.asset(name) for name in own] == [f"other/{name}" for name in own]
     shared = ("raw_trivia", "raw_cot", "base_model")
     assert [chain.asset(name) for name in shared] == list(shared)
@@ -507,7 +509,7 @@ def test_overrides_of_an_unknown_recipe_are_refused(project: Project) -> None:
 
 def test_missing_inputs_are_named_with_the_command_that_builds_them(project: Project) -> None:
     with pytest.raises(MissingInputs) as caught:
-        load_chain(project, "quiz", {}).request("prompt_completions")
+        Lookup(load_chain(project, "quiz", {})).state("prompt_completions").require_request()
     message = str(caught.value)
     assert message.startswith("prompt_completions: its inputs are not usable: ")
     assert "raw_trivia is not in the store" in message
@@ -519,7 +521,7 @@ def test_missing_inputs_are_named_with_the_command_that_builds_them(project: Pro
 def test_missing_inputs_of_another_recipe_name_its_keys_and_its_option(project: Project) -> None:
     add_recipe(project, "other")
     with pytest.raises(MissingInputs) as caught:
-        load_chain(project, "other", {}).request("finetuned_model")
+        Lookup(load_chain(project, "other", {})).state("finetuned_model").require_request()
     message = str(caught.value)
     assert "other/train_tokens is not in the store" in message
     assert "base_model is not in the store" in message
@@ -530,16 +532,16 @@ def test_missing_inputs_of_another_recipe_name_its_keys_and_its_option(project: 
 def test_a_source_that_was_never_resolved_is_named_with_the_command(project: Project) -> None:
     chain = load_chain(project, "quiz", {"quiz": ("use_samples=false",)})
     with pytest.raises(MissingInputs) as caught:
-        chain.request("raw_cot")
+        Lookup(chain).state("raw_cot").require_request()
     assert "the upstream revision of source cot was never resolved" in str(caught.value)
     assert str(caught.value).endswith("ft-pipeline run --to raw_cot")
 
 
 def build_raw(chain: Chain, name: str, *checks: CheckResult) -> None:
-    request = chain.request(name)
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    request = Lookup(chain).state(name).require_request()
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         (draft.path / "rows.csv").write_text("a,b\n", encoding="utf-8")
-        chain.store.publish(draft, list(checks), run_id="a run")
+        open_store(chain).publish(draft, list(checks), run_id="a run")
 
 
 def failing(blocking: bool) -> CheckResult:
@@ -553,15 +555,18 @@ def test_an_input_with_a_failed_blocking_check_is_refused_by_name(project: Proje
     build_raw(chain, "raw_trivia", failing(blocking=True))
     build_raw(chain, "raw_cot")
     with pytest.raises(MissingInputs, match="raw_trivia failed its blocking check rows_have_text"):
-        chain.request("prompt_completions")
-    assert chain.find("prompt_completions") is None
+        Lookup(chain).state("prompt_completions").require_request()
+    assert Lookup(chain).find("prompt_completions") is None
 
 
 def test_an_input_with_a_failed_check_that_only_warns_is_used(project: Project) -> None:
     chain = load_chain(project, "quiz", {})
     build_raw(chain, "raw_trivia", failing(blocking=False))
     build_raw(chain, "raw_cot")
-    assert set(chain.request("prompt_completions").inputs) == {"raw_trivia", "raw_cot"}
+    assert set(Lookup(chain).state("prompt_completions").require_request().inputs) == {
+        "raw_trivia",
+        "raw_cot",
+    }
 
 
 @pytest.mark.parametrize(
@@ -580,11 +585,11 @@ def test_a_damaged_artifact_is_named_with_the_command_that_rebuilds_it(
     overrides = {} if samples else {"quiz": ("use_samples=false",)}
     chain = load_chain(project, name, overrides)
     build_raw(chain, "raw_cot")
-    artifact = chain.find("raw_cot")
+    artifact = Lookup(chain).find("raw_cot")
     assert artifact is not None
     next(iter(artifact.content.values())).write_text("other", encoding="utf-8")
     with pytest.raises(DamagedArtifact, match=f"{command}$"):
-        chain.find("raw_cot")
+        Lookup(chain).find("raw_cot")
 
 
 def test_the_plan_says_what_is_fresh_and_why_the_rest_is_not(project: Project) -> None:
@@ -592,7 +597,7 @@ def test_the_plan_says_what_is_fresh_and_why_the_rest_is_not(project: Project) -
     build_raw(chain, "raw_trivia")
     build_raw(chain, "raw_cot", failing(blocking=True))
     plan = {step.name: step for step in make_plan(chain, "train_set")}
-    assert {name: step.state for name, step in plan.items()} == {
+    assert {name: step.status for name, step in plan.items()} == {
         "raw_trivia": "fresh",
         "raw_cot": "failed",
         "prompt_completions": "stale",
@@ -611,7 +616,7 @@ def test_the_plan_names_the_setting_that_changed(project: Project) -> None:
     build_raw(before, "base_model")
     after = load_chain(project, "quiz", {"quiz": ("base_model={path: other}",)})
     (step,) = make_plan(after, "base_model")
-    assert step.state == "stale"
+    assert step.status == "stale"
     assert step.why == ("setting base_model.path: model → other",)
 
 
@@ -620,9 +625,9 @@ def test_a_changed_file_of_a_local_base_model_asks_for_another_artifact(project:
     config = project.root / "model" / "config.json"
     config.write_text("{}", encoding="utf-8")
     chain = load_chain(project, "quiz", {"quiz": ("base_model={path: model}",)})
-    before = chain.request("base_model").ingredients.fingerprint
+    before = Lookup(chain).state("base_model").require_request().ingredients.fingerprint
     config.write_text('{"hidden_size": 64}', encoding="utf-8")
-    assert chain.request("base_model").ingredients.fingerprint != before
+    assert Lookup(chain).state("base_model").require_request().ingredients.fingerprint != before
 
 
 def test_a_local_model_that_changes_while_it_is_copied_is_not_published(project: Project) -> None:
@@ -630,8 +635,8 @@ def test_a_local_model_that_changes_while_it_is_copied_is_not_published(project:
     config = project.root / "model" / "config.json"
     config.write_text("{}", encoding="utf-8")
     chain = load_chain(project, "quiz", {"quiz": ("base_model={path: model}",)})
-    request = chain.request("base_model")
-    with chain.store.draft(request.asset, request.ingredients, request.inputs) as draft:
+    request = Lookup(chain).state("base_model").require_request()
+    with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         refuse_changed_model(chain, draft, "model")
         config.write_text('{"hidden_size": 64}', encoding="utf-8")
         with pytest.raises(PipelineError, match="base_model: model changed after this run"):

@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ft_pipeline.base.jsonl import read_jsonl
-from ft_pipeline.config.recipe import Recipe
+from ft_pipeline.graph.asset_rules import EVALUATIONS, FINETUNED_MODEL
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.graph.plan import Step, make_plan
+from ft_pipeline.graph.lookup import State, open_store
+from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.store import Store
 
 if TYPE_CHECKING:
     from ft_pipeline.assets.execution import Outcome
@@ -53,15 +53,15 @@ def note(text: str) -> None:
     _err.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
 
 
-def show_plan(steps: Sequence[Step], as_json: bool, forced: tuple[str, ...] = ()) -> None:
+def show_plan(states: Sequence[State], as_json: bool, forced: tuple[str, ...] = ()) -> None:
     """Print what would be rebuilt and why."""
     rows = [
         {
-            "asset": step.asset,
-            "action": "rebuild" if step.name in forced else ACTIONS[step.state],
-            "why": ["forced"] if step.name in forced else list(step.why),
+            "asset": state.asset,
+            "action": "rebuild" if state.name in forced else ACTIONS[state.status],
+            "why": ["forced"] if state.name in forced else list(state.why),
         }
-        for step in steps
+        for state in states
     ]
     if as_json:
         print_json(rows)
@@ -87,59 +87,62 @@ def show_estimate(name: str, found: "tuple[StepPlan, Estimate] | None") -> None:
         say(f"note: {note}.")
 
 
-def show_teacher(recipe: Recipe, steps: Sequence[Step]) -> None:
+def show_teacher(chain: Chain, states: Sequence[State]) -> None:
     """Say what a new row costs where the teacher is the chain's own fine-tuned model."""
-    states = {step.name: step.state for step in steps}
-    own = recipe.distillation is not None and recipe.distillation.teacher.model is None
-    if own and states.get("teacher_logits", "fresh") != "fresh":
+    distillation = chain.recipe.distillation
+    if distillation is None or distillation.teacher.model is not None:
+        return
+    logits = chain.names_of("logits")
+    if any(state.name in logits and state.status != "fresh" for state in states):
         say(
-            "teacher_logits: the teacher is finetuned_model, which changes with its rows, so a new "
-            "row makes it answer all of them again. A teacher of its own "
+            f"{', '.join(logits)}: the teacher is {FINETUNED_MODEL.name}, which changes with its "
+            "rows, so a new row makes it answer all of them again. A teacher of its own "
             "(distillation.teacher.model) answers new rows only."
         )
 
 
-def show_status(steps: Sequence[Step], as_json: bool) -> None:
+def show_status(states: Sequence[State], as_json: bool) -> None:
     """Print each asset's state, reason, time and size."""
     if as_json:
-        print_json([_status_record(step) for step in steps])
+        print_json([_status_record(state) for state in states])
         return
     shown = table("asset", "state", "built", "size", "why")
     colors = {"fresh": "green", "stale": "yellow"}
-    for step in steps:
-        record = _status_record(step)
+    for state in states:
+        record = _status_record(state)
         size = "" if record["bytes"] is None else f"{record['bytes'] / 1e6:.2f} MB"
         shown.add_row(
-            escape(step.asset),
-            f"[{colors.get(step.state, 'red')}]{step.state}[/]",
+            escape(state.asset),
+            f"[{colors.get(state.status, 'red')}]{state.status}[/]",
             str(record["built_at"] or ""),
             size,
-            escape("; ".join(step.why)),
+            escape("; ".join(state.why)),
         )
     out.print(shown)
 
 
 def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: bool) -> None:
     """Print the closing table of a run, answers before and after, and where to look next."""
-    steps = make_plan(chain, target)
+    states = make_plan(chain, target)
     if as_json:
-        records = [_outcome_record(step, outcome) for step in steps]
+        records = [_outcome_record(chain, state, outcome) for state in states]
         print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
         return
     shown = table("asset", "", "seconds", "key figure")
-    for step in steps:
-        record = _outcome_record(step, outcome)
+    for state in states:
+        record = _outcome_record(chain, state, outcome)
         color = {"built": "yellow", "reused": "green"}.get(record["outcome"], "red")
         seconds = "" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        state = f"[{color}]{record['outcome']}[/]"
-        shown.add_row(escape(step.asset), state, seconds, escape(record["key_figure"]))
+        word = f"[{color}]{record['outcome']}[/]"
+        shown.add_row(escape(state.asset), word, seconds, escape(record["key_figure"]))
     out.print(shown)
     say(f"{outcome.seconds:.1f} seconds in all.")
     for failure in outcome.failures:
         complain(failure)
-    last = steps[-1]
-    if not outcome.failures and last.name == "evaluation" and last.artifact is not None:
-        _show_answers(last, chain.store)
+    last = states[-1]
+    compared = chain.rule(last.name).kind == "comparison"
+    if not outcome.failures and compared and last.artifact is not None:
+        _show_answers(chain, last.artifact)
         say("\nWhere to look next:")
         say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
         say("  ft-pipeline status each asset, and why it would be rebuilt")
@@ -159,45 +162,20 @@ def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
     out.print(shown)
 
 
-def key_figure(name: str, artifact: Artifact) -> str:
+def key_figure(chain: Chain, state: State) -> str:
     """Return the one figure that people look for first; "NaN" for one that was not a number."""
-    found = artifact.manifest.metadata
-    m: dict[str, Any] = {k: math.nan if v is None else v for k, v in found.items()}
-    if name.startswith("raw_"):
-        return f"{m['dagster/row_count']} rows, {m['revision'][:19]}"
-    if name == "prompt_completions":
-        return f"{m['dagster/row_count']} examples, {m['rows_rejected']} rows rejected"
-    if name in ("train_set", "val_set"):
-        return f"{m['dagster/row_count']} examples"
-    if name == "base_model":
-        return str(m["model"])
-    if name.endswith("_tokens"):
-        return f"{m['tokens']} tokens, {m['trained_tokens']} trained, longest {m['max']}"
-    if name in ("teacher_model", "student_model"):
-        return f"{m['layers']} layers" + (f", {m['model']}" if "model" in m else "")
-    if name == "teacher_logits":
-        answered = f"{m['examples_answered']} examples asked, {m['examples_from_cache']} cached"
-        return f"{m['positions']} positions, {m['mass_inside_mean']:.0%} of the mass; {answered}"
-    if name in ("finetuned_model", "distilled_model", "ce_model"):
-        return (
-            f"loss {m['first_loss']:.2f} → {m['final_loss']:.2f} in {m['steps']} steps, "
-            f"{m['tokens_per_second']:.0f} tokens/s"
-        )
-    if name == "evaluation":
-        base, tuned = m.get("base_valid_items_share"), m.get("finetuned_valid_items_share")
-        shares = "" if base is None or tuned is None else f", valid items {base:.0%} → {tuned:.0%}"
-        distilled = f", distilled {m['distilled_loss']:.3f}" if "distilled_loss" in m else ""
-        return f"loss {m['base_loss']:.3f} → {m['finetuned_loss']:.3f}{distilled}{shares}"
-    return f"loss {m['loss']:.3f}, perplexity {m['perplexity']:.1f}"
+    assert state.artifact is not None, "a figure is of an artifact"
+    found = state.artifact.manifest.metadata
+    metadata = {k: math.nan if v is None else v for k, v in found.items()}
+    return chain.rule(state.name).key_figure(metadata)
 
 
-def _show_answers(step: Step, store: Store) -> None:
-    """Print prompts of the validation side with the base's and the fine-tuned model's answer."""
-    assert step.artifact is not None
-    inputs = step.artifact.manifest.inputs
+def _show_answers(chain: Chain, comparison: Artifact) -> None:
+    """Print prompts of the validation split with the base's and the fine-tuned model's answer."""
+    store, inputs = open_store(chain), comparison.manifest.inputs
     files = {
-        label: store.folder(inputs[name].asset, inputs[name].fingerprint) / "generations.jsonl"
-        for label, name in (("base", "base_evaluation"), ("fine-tuned", "finetuned_evaluation"))
+        label: store.folder(*inputs[name].key) / "generations.jsonl"
+        for label, name in zip(("base", "fine-tuned"), EVALUATIONS.names, strict=True)
     }
     if not all(file.is_file() for file in files.values()):
         return  # reused, and what it was made of was never pulled
@@ -261,24 +239,24 @@ def show_garbage(
         say(f"{count} would go, {total:.1f} MB." + (" Remove them with --yes." if count else ""))
 
 
-def _outcome_record(step: Step, outcome: "Outcome") -> dict[str, Any]:
-    done = outcome.assets.get(step.asset, "not built")
-    artifact = step.artifact
+def _outcome_record(chain: Chain, state: State, outcome: "Outcome") -> dict[str, Any]:
+    done = outcome.assets.get(state.asset, "not built")
+    artifact = state.artifact
     seconds = artifact.manifest.seconds if artifact and done == "built" else None
     return {
-        "asset": step.asset,
+        "asset": state.asset,
         "outcome": done,
         "seconds": 0.0 if done == "reused" else seconds,
-        "key_figure": key_figure(step.name, artifact) if artifact else "; ".join(step.why),
+        "key_figure": key_figure(chain, state) if artifact else "; ".join(state.why),
     }
 
 
-def _status_record(step: Step) -> dict[str, Any]:
-    artifact = step.artifact
+def _status_record(state: State) -> dict[str, Any]:
+    artifact = state.artifact
     return {
-        "asset": step.asset,
-        "state": step.state,
-        "why": list(step.why),
+        "asset": state.asset,
+        "state": state.status,
+        "why": list(state.why),
         "built_at": artifact.manifest.created_at if artifact else None,
         "bytes": artifact.bytes if artifact else None,
         "fingerprint": artifact.manifest.fingerprint if artifact else None,

@@ -123,8 +123,8 @@ class Examples(Section):
         default=(),
         description="Files of test questions; no training question may be near one of them.",
     )
-    control_tokens: Literal["neutralize", "reject"] = Field(
-        default="neutralize",
+    control_tokens: Literal["sanitize", "reject"] = Field(
+        default="sanitize",
         description="What happens to a row whose text holds a token such as `<|im_end|>` or "
         "`<think>`: a blank is put into it, or the row is rejected.",
     )

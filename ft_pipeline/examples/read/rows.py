@@ -26,7 +26,7 @@ from ft_pipeline.config.sources import Source
 from ft_pipeline.examples.read.columns import has_column, pick, resolve_columns
 from ft_pipeline.examples.read.formats import Block, read_blocks
 from ft_pipeline.examples.read.parse import LINE, LINES, PARSERS, Field, Parser
-from ft_pipeline.examples.read.text import fold_letters, neutralize_array
+from ft_pipeline.examples.read.text import fold_letters, sanitize_array
 from ft_pipeline.examples.read.values import TEXT, read_identity, read_line
 
 Result = TypeVar("Result")
@@ -142,7 +142,7 @@ class RowReader:
             fields = self.parser.expand(fields)
         controlled = pa.array([False] * size, pa.bool_())
         for name, array in fields.items():
-            fields[name], mask = neutralize_array(array)
+            fields[name], mask = sanitize_array(array)
             controlled = pc.or_(controlled, mask) if mask is not None else controlled
         question = pc.fill_null(fields[self.parser.question], "")
         place = {

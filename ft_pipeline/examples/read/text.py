@@ -1,7 +1,7 @@
 """Clean text: entities, Unicode, white space, and tokens that a chat template gives a meaning to.
 
     clean("  Caf&eacute;\\u00a0&amp; bar ")  →  "Café & bar"
-    neutralize("Say <|im_end|> now")      →  "Say < |im_end|> now"
+    sanitize("Say <|im_end|> now")      →  "Say < |im_end|> now"
 
 `clean_array` does the same to an Arrow array and hands to Python only the values that need it.
 """
@@ -70,7 +70,7 @@ def has_control_token(text: str) -> bool:
     return ("<" in text or "[" in text) and _CONTROL.search(text) is not None
 
 
-def neutralize(text: str) -> str:
+def sanitize(text: str) -> str:
     """Put a blank behind the first character of each control token, so that it is plain text."""
     while has_control_token(text):  # a cut may close another: `<<|x|>|x|>`
         text = _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
@@ -123,13 +123,13 @@ def _find_unclean(values: pa.Array) -> pa.Array:
     return pa.array(mask)
 
 
-def neutralize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
-    """Return texts (or lists of texts) with their control tokens neutralized.
+def sanitize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    """Return texts (or lists of texts) with their control tokens sanitized.
 
     And a mask of the values that held one; None where none did.
     """
     if pa.types.is_list(values.type):
-        inner, touched = neutralize_array(values.values)
+        inner, touched = sanitize_array(values.values)
         if touched is None:
             return values, None
         rows = pc.list_parent_indices(values).filter(touched) if len(values) else pa.array([])
@@ -145,7 +145,7 @@ def neutralize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     if not pc.any(found).as_py():
         return values, None
     mask = pc.replace_with_mask(mask, mask, found)
-    plain = [neutralize(value) for value in values.filter(mask).to_pylist()]
+    plain = [sanitize(value) for value in values.filter(mask).to_pylist()]
     return pc.replace_with_mask(values, mask, pa.array(plain, pa.string())), mask
 
 

@@ -10,7 +10,7 @@ One example of `examples.parquet`:
 `meta/rejected.jsonl` lists every row that was not used, with its place and reason;
 `meta/rows.parquet` every used row, with its place, question, group and side.
 
-The rows are read (rows.py), judged by SQL in DuckDB, put in order of row_id (partition.py), freed
+The rows are read (rows.py), filtered by SQL in DuckDB, put in order of row_id (partition.py), freed
 of duplicates (selection.py) and rendered, a part at a time, so that memory does not grow with the
 data.
 """
@@ -32,7 +32,7 @@ from ft_pipeline.config.template_fields import find_fields
 from ft_pipeline.examples.read.database import keep_memory, open_database, quote, quote_name
 from ft_pipeline.examples.read.parse import PARSERS, Parser
 from ft_pipeline.examples.read.rows import RowReader, describe_columns, make_reader
-from ft_pipeline.examples.read.text import count_control_tokens, neutralize_array
+from ft_pipeline.examples.read.text import count_control_tokens, sanitize_array
 from ft_pipeline.examples.render.outputs import Outputs
 from ft_pipeline.examples.render.sets import render_sets
 from ft_pipeline.examples.render.templates import (
@@ -40,9 +40,9 @@ from ft_pipeline.examples.render.templates import (
     Template,
     to_sql,
 )
-from ft_pipeline.examples.select.filter import Judge
+from ft_pipeline.examples.select.filter import RowFilter
 from ft_pipeline.examples.select.partition import Parts, find_repeated, in_batches
-from ft_pipeline.examples.select.selection import Fates, decide_fates
+from ft_pipeline.examples.select.selection import Selection, select_rows
 from ft_pipeline.examples.select.split import assign_sides
 
 # Fields of templates that are no columns, and the fields that they are made of.
@@ -108,9 +108,9 @@ def build_examples(
                 _read_input(con, each, examples, outputs, bool(forgotten))
             questions = [_list_questions(con, each) for each in inputs]
             test_questions = {n: read_questions(n, path) for n, path in (held_out or {}).items()}
-            fates = decide_fates(con, examples, questions, test_questions, row_cache)
+            selection = select_rows(con, examples, questions, test_questions, row_cache)
             for each in inputs:
-                _render_input(con, each, fates, outputs, scratch)
+                _render_input(con, each, selection, outputs, scratch)
             report = outputs.finish(sum(each.reader.read for each in inputs))
     report["columns"] = {each.given.source: describe_columns(each.reader) for each in inputs}
     outputs.write_report(report)
@@ -169,11 +169,13 @@ def _read_input(
     outputs: Outputs,
     forgets: bool,
 ) -> None:
-    """Read a source's rows, judge them, and put the usable ones in order."""
-    judge = Judge(con, each.reader, each.given, needed_columns(each.given, examples), examples)
+    """Read a source's rows, filter them, and put the usable ones in order."""
+    row_filter = RowFilter(
+        con, each.reader, each.given, needed_columns(each.given, examples), examples
+    )
     if forgets:
-        judge.forget("forgotten")
-    for rows in each.reader.map_batches(each.raw.files, judge.judge):
+        row_filter.forget("forgotten")
+    for rows in each.reader.map_batches(each.raw.files, row_filter.check):
         reasons = rows.column("reason")
         rejected = rows.filter(reasons.is_valid())
         if len(rejected):
@@ -225,7 +227,7 @@ def _rank_repeated(
 
 
 def _list_questions(con: duckdb.DuckDBPyConnection, each: Input) -> Iterator[pa.Table]:
-    """Yield what decides the fate of each row: row_id, group, question, category and side."""
+    """Yield what decides whether a row is kept: row_id, group, question, category and side."""
     has_category = "category" in each.parser.optional
     wanted = ["row_id", "question_group", each.parser.question]
     wanted += ["category"] if has_category else []
@@ -243,20 +245,24 @@ def _list_questions(con: duckdb.DuckDBPyConnection, each: Input) -> Iterator[pa.
 
 
 def _render_input(
-    con: duckdb.DuckDBPyConnection, each: Input, fates: Fates, outputs: Outputs, scratch: Path
+    con: duckdb.DuckDBPyConnection,
+    each: Input,
+    selection: Selection,
+    outputs: Outputs,
+    scratch: Path,
 ) -> None:
     """Render the rows of a source, part by part, and write examples, rows and rejected ones."""
     source = each.given.source
     members = Parts(scratch / f"sets{each.number}", each.raw.bytes)
     query = _render_query(each)
     for settled, duplicates in _settle(con, each):
-        used, dropped = fates.apply(settled)
+        used, dropped = selection.apply(settled)
         for rows, reason in ((duplicates, "duplicate"), (dropped, "")):
             if rows is not None:
                 outputs.reject(source, rows, reason)
         con.register("part", in_batches(used))
         if query is not None:
-            outputs.write_examples(_disarm(con.sql(query).to_arrow_table(), each))
+            outputs.write_examples(_sanitize(con.sql(query).to_arrow_table(), each))
         outputs.write_rows(source, used, each.parser.question)
         if QUIZ_SET in each.templates:
             for batch in con.sql(_list_members(each)).to_arrow_table().to_batches():
@@ -267,14 +273,14 @@ def _render_input(
         outputs.write_examples(table)
 
 
-def _disarm(examples: pa.Table, each: Input) -> pa.Table:
-    """Neutralize control tokens that fields made up together; not where the template has some."""
+def _sanitize(examples: pa.Table, each: Input) -> pa.Table:
+    """Sanitize control tokens that fields made up together; not where the template has some."""
     shipped = TEMPLATES[each.given.parser]
     custom = [t for name, t in each.templates.items() if name not in shipped]
     if not custom or any(count_control_tokens(t.prompt + t.completion) for t in custom):
         return examples
     for name in ("prompt", "completion"):
-        texts, touched = neutralize_array(pa.concat_arrays(examples.column(name).chunks))
+        texts, touched = sanitize_array(pa.concat_arrays(examples.column(name).chunks))
         if touched is not None:
             examples = examples.set_column(examples.schema.get_field_index(name), name, texts)
     return examples

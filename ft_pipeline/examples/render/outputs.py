@@ -183,7 +183,7 @@ class Outputs:
             "rows_read": read,
             "rows_used": self._number(f"SELECT count(*) FROM {rows}"),
             "rows_rejected": self._number("SELECT count(*) FROM rejected"),
-            "rows_neutralized": self._number(f"SELECT count(*) FROM {rows} WHERE neutralized"),
+            "rows_sanitized": self._number(f"SELECT count(*) FROM {rows} WHERE neutralized"),
             "rejected_by_reason": self._counts(by.format("reason", "rejected")),
             "examples": self._number(f"SELECT count(*) FROM {examples}"),
             "examples_by_task_and_side": self._counts(by.format("task || ' ' || side", examples)),

@@ -1,6 +1,6 @@
 """Which rows can be used: row_id, group, and the reason against each, by SQL over a batch.
 
-The rules are the parser's (parse.py) and the recipe's. Several threads judge batches at once, each
+The rules are the parser's (parse.py) and the recipe's. Several threads check batches at once, each
 with a cursor of its own.
 """
 
@@ -18,8 +18,8 @@ from ft_pipeline.examples.read.values import normalize_label
 _DONE = ("identity", "letters", "broken")
 
 
-class Judge:
-    """Judges the rows of one source."""
+class RowFilter:
+    """Says of each row of a source whether it can be used, and why not."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Judge:
         """Reject the rows whose row_id is in a table of the database."""
         self._rules.insert(0, ("forgotten", f"row_id IN (SELECT row_id FROM {table})"))
 
-    def judge(self, batch: pa.RecordBatch) -> pa.Table:
+    def check(self, batch: pa.RecordBatch) -> pa.Table:
         """Return the rows with `row_id`, `question_group` and `reason` (null: usable)."""
         if not hasattr(self._local, "cursor"):
             self._local.cursor = self._con.cursor()
@@ -54,8 +54,10 @@ class Judge:
         self._local.cursor.register("read", rows)
         found = self._local.cursor.sql(self._query()).to_arrow_table().combine_chunks()
         kept = {n: rows.column(n) for n in rows.column_names if n not in _DONE}
-        judged = {name: found.column(name) for name in found.column_names}
-        return pa.table({**judged, **kept, **{n: judged[n] for n in self._normal}}).combine_chunks()
+        checked = {name: found.column(name) for name in found.column_names}
+        return pa.table(
+            {**checked, **kept, **{n: checked[n] for n in self._normal}}
+        ).combine_chunks()
 
     def _name_labels(self, labels: dict[str, str]) -> None:
         cases = " ".join(

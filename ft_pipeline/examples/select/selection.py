@@ -1,4 +1,4 @@
-"""The fate of each usable row: dropped for a reason, or its side and its set.
+"""Which usable rows are kept: each is dropped for a reason, or gets its split and its set.
 
 In this order: rows near a held-out question are `contaminated`; of near-duplicates one is kept;
 `limit` and `weight` sample the rest; each question gets its side; training rows near a validation
@@ -27,7 +27,7 @@ BATCH_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Fates:
+class Selection:
     """The decisions: dropped rows (row_id, reason, repeats) and drawn sides, each sorted by id."""
 
     dropped: pa.Table | None = None
@@ -75,7 +75,7 @@ class _Keys:
             "CREATE TABLE keys (input INTEGER, row_id VARCHAR, question_group VARCHAR, "
             "question_key UBIGINT, category VARCHAR, side VARCHAR)"
         )
-        con.execute("CREATE TABLE fate (row_id VARCHAR, reason VARCHAR, repeats VARCHAR)")
+        con.execute("CREATE TABLE dropped (row_id VARCHAR, reason VARCHAR, repeats VARCHAR)")
 
     def add(self, number: int, tables: Iterable[pa.Table], index: NearIndex | None) -> None:
         for table in tables:
@@ -90,13 +90,13 @@ class _Keys:
             self._con.unregister("added")
 
 
-def decide_fates(
+def select_rows(
     con: duckdb.DuckDBPyConnection,
     examples: Examples,
     rows: Sequence[Iterator[pa.Table]],
     held_out: Mapping[str, Iterable[str]],
     row_cache: Path | None,
-) -> Fates:
+) -> Selection:
     """Decide on all rows. `rows` are those of each input, with row_id, question_group, question
     and category; `held_out` the test questions by name of their file.
 
@@ -107,7 +107,7 @@ def decide_fates(
     sampled = any(given.limit or given.weight for given in inputs)
     sets = [n for n, given in enumerate(inputs) if QUIZ_SET in given.templates]
     if threshold is None and not (drawn or sampled or sets):
-        return Fates()
+        return Selection()
     keys = _Keys(con)
     index = NearIndex(threshold, row_cache) if threshold is not None else None
     for number, tables in enumerate(rows):
@@ -124,9 +124,9 @@ def decide_fates(
         _drop_contaminated(con, pairs)
     for number in sets:
         _form_sets(con, number, inputs[number])
-    dropped = con.sql("FROM fate ORDER BY row_id").to_arrow_table()
+    dropped = con.sql("FROM dropped ORDER BY row_id").to_arrow_table()
     sides = con.sql("FROM drawn_sides ORDER BY 1").to_arrow_table() if drawn else None
-    return Fates(dropped if len(dropped) else None, sides)
+    return Selection(dropped if len(dropped) else None, sides)
 
 
 def _drop_held_out(
@@ -136,8 +136,8 @@ def _drop_held_out(
         near = index.find_near(questions)
         con.register("near", pa.table({"question_key": near}))
         con.execute(
-            "INSERT INTO fate SELECT row_id, 'contaminated', $1 FROM keys SEMI JOIN near USING "
-            "(question_key) ANTI JOIN fate USING (row_id)",
+            "INSERT INTO dropped SELECT row_id, 'contaminated', $1 FROM keys SEMI JOIN near USING "
+            "(question_key) ANTI JOIN dropped USING (row_id)",
             [name],
         )
         con.unregister("near")
@@ -146,10 +146,10 @@ def _drop_held_out(
 def _drop_near_duplicates(con: duckdb.DuckDBPyConnection, pairs: pa.Table) -> None:
     con.register("clusters", find_clusters(pairs))
     con.execute(
-        "INSERT INTO fate SELECT row_id, 'near_duplicate', kept FROM (SELECT row_id, "
+        "INSERT INTO dropped SELECT row_id, 'near_duplicate', kept FROM (SELECT row_id, "
         "first_value(row_id) OVER one AS kept, row_number() OVER one AS rank FROM (SELECT keys.*, "
         "coalesce(cluster, question_key) AS same FROM keys LEFT JOIN clusters USING "
-        "(question_key) ANTI JOIN fate USING (row_id)) WINDOW one AS (PARTITION BY same "
+        "(question_key) ANTI JOIN dropped USING (row_id)) WINDOW one AS (PARTITION BY same "
         "ORDER BY input, row_id)) WHERE rank > 1"
     )
     con.unregister("clusters")
@@ -162,7 +162,7 @@ def _sample(con: duckdb.DuckDBPyConnection, inputs: Sequence[ExampleInput], seed
     weights = {number: given.weight for number, given in enumerate(inputs) if given.weight}
     counts = dict(
         con.execute(
-            "SELECT input, count(*) FROM keys ANTI JOIN fate USING (row_id) GROUP BY 1"
+            "SELECT input, count(*) FROM keys ANTI JOIN dropped USING (row_id) GROUP BY 1"
         ).fetchall()
     )
     if weights:
@@ -175,8 +175,9 @@ def _sample(con: duckdb.DuckDBPyConnection, inputs: Sequence[ExampleInput], seed
 def _keep_sample(con: duckdb.DuckDBPyConnection, number: int, count: int, seed: int) -> None:
     """Keep the rows whose seeded hashes are smallest: a sample that growth changes little."""
     con.execute(
-        "INSERT INTO fate SELECT row_id, 'not_sampled', NULL FROM (SELECT row_id, row_number() "
-        "OVER (ORDER BY md5($1 || ':' || row_id)) AS rank FROM keys ANTI JOIN fate USING (row_id) "
+        "INSERT INTO dropped SELECT row_id, 'not_sampled', NULL FROM (SELECT row_id, row_number() "
+        "OVER (ORDER BY md5($1 || ':' || row_id)) AS rank FROM keys ANTI JOIN dropped USING "
+        "(row_id) "
         "WHERE input = $2) WHERE rank > $3",
         [str(seed), number, count],
     )
@@ -184,7 +185,7 @@ def _keep_sample(con: duckdb.DuckDBPyConnection, number: int, count: int, seed: 
 
 def _draw_sides(con: duckdb.DuckDBPyConnection, examples: Examples) -> None:
     groups = con.execute(
-        "SELECT DISTINCT question_group FROM keys ANTI JOIN fate USING (row_id) ORDER BY 1"
+        "SELECT DISTINCT question_group FROM keys ANTI JOIN dropped USING (row_id) ORDER BY 1"
     ).fetchall()
     sides = draw_sides([group for (group,) in groups], examples.split) if groups else {}
     con.register(
@@ -206,7 +207,8 @@ def _draw_sides(con: duckdb.DuckDBPyConnection, examples: Examples) -> None:
 def _drop_contaminated(con: duckdb.DuckDBPyConnection, pairs: pa.Table) -> None:
     con.register("pairs", pairs)
     con.execute(
-        "INSERT INTO fate WITH sided AS (FROM keys ANTI JOIN fate USING (row_id)), both_ways AS "
+        "INSERT INTO dropped WITH sided AS (FROM keys ANTI JOIN dropped USING (row_id)), "
+        "both_ways AS "
         "(SELECT a, b FROM pairs UNION ALL "
         "SELECT b, a FROM pairs) SELECT train.row_id, 'contaminated', min(val.row_id) FROM sided "
         "AS train JOIN both_ways ON train.question_key = a JOIN sided AS val ON "
@@ -224,7 +226,7 @@ def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput)
         con.cursor()
         .sql(
             f"SELECT row_id, category || chr(31) || side AS shelf, md5_number_lower('cut:' || "
-            f"question_group) % {given.set_size} = 0 AS ends FROM keys ANTI JOIN fate USING "
+            f"question_group) % {given.set_size} = 0 AS ends FROM keys ANTI JOIN dropped USING "
             f"(row_id) WHERE input = {number} ORDER BY shelf, md5_number_lower('set:' || "
             "question_group), row_id"
         )
@@ -242,8 +244,9 @@ def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput)
         con.unregister("formed")
     if given.templates == (QUIZ_SET,):
         con.execute(
-            "INSERT INTO fate SELECT row_id, 'too_few_for_a_set', NULL FROM keys ANTI JOIN members "
-            f"USING (row_id) ANTI JOIN fate USING (row_id) WHERE input = {number}"
+            "INSERT INTO dropped SELECT row_id, 'too_few_for_a_set', NULL FROM keys ANTI JOIN "
+            "members "
+            f"USING (row_id) ANTI JOIN dropped USING (row_id) WHERE input = {number}"
         )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.examples.read.text import clean, has_control_token, neutralize
+from ft_pipeline.examples.read.text import clean, has_control_token, sanitize
 from ft_pipeline.examples.render.export import find_forged_turns
 from ft_pipeline_tests.examples.builds import (
     CHATS,
@@ -38,7 +38,7 @@ def test_control_tokens_become_plain_text(tmp_path: Path, column: str) -> None:
     ]
     texts = [text for pair in built.texts for text in pair]
     assert not any(has_control_token(text) for text in texts)
-    assert all(any(neutralize(clean(value)) in text for text in texts) for value in values)
+    assert all(any(sanitize(clean(value)) in text for text in texts) for value in values)
     assert find_forged_turns(built.folder / "examples.parquet") == []
 
 
@@ -57,7 +57,7 @@ def test_a_control_token_in_an_earlier_turn_becomes_plain_text(tmp_path: Path) -
     rows = [{"messages": [*forged, *chat["messages"]]} for chat in CHATS]
     built = build(tmp_path, rows, "messages", ["chat"])
     assert not any(has_control_token(e["history"]) for e in built.examples)
-    assert built.report["rows_neutralized"] == 12
+    assert built.report["rows_sanitized"] == 12
 
 
 def test_two_columns_cannot_make_up_a_control_token(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from ft_pipeline.examples.read.text import (
     clean_verbatim,
     fold_letters,
     has_control_token,
-    neutralize,
-    neutralize_array,
+    sanitize,
+    sanitize_array,
 )
 
 ENTITIES = ["&amp;", "&quot;", "&#039;", "&#039", "&notit;", "&lt", "&#xD83D;", "&#0;", "&nbsp;"]
@@ -153,31 +153,31 @@ def test_letters_agree_for_texts_that_differ_in_case_and_punctuation(
 
 @settings(deadline=None, max_examples=150)
 @given(TEXT)
-def test_a_neutralized_text_holds_no_control_token_and_the_same_letters(text: str) -> None:
-    plain = neutralize(text)
+def test_a_sanitized_text_holds_no_control_token_and_the_same_letters(text: str) -> None:
+    plain = sanitize(text)
     assert not has_control_token(plain)
     assert plain.replace(" ", "") == text.replace(" ", "")
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.none() | STORED, max_size=6))
-def test_a_column_is_neutralized_like_each_of_its_values(values: list[str | None]) -> None:
-    found, mask = neutralize_array(pa.array(values, pa.string()))
-    assert found.to_pylist() == [value and neutralize(value) for value in values]
+def test_a_column_is_sanitized_like_each_of_its_values(values: list[str | None]) -> None:
+    found, mask = sanitize_array(pa.array(values, pa.string()))
+    assert found.to_pylist() == [value and sanitize(value) for value in values]
     touched = [value is not None and has_control_token(value) for value in values]
     assert (mask.to_pylist() if mask is not None else [False] * len(values)) == touched
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.none() | st.lists(STORED, max_size=3), max_size=5))
-def test_lists_are_neutralized_like_each_of_their_values(values: list[list[str] | None]) -> None:
-    found, mask = neutralize_array(pa.array(values, pa.list_(pa.string())))
-    assert found.to_pylist() == [row and [neutralize(text) for text in row] for row in values]
+def test_lists_are_sanitized_like_each_of_their_values(values: list[list[str] | None]) -> None:
+    found, mask = sanitize_array(pa.array(values, pa.list_(pa.string())))
+    assert found.to_pylist() == [row and [sanitize(text) for text in row] for row in values]
     touched = [any(map(has_control_token, row or ())) for row in values]
     assert (mask.to_pylist() if mask is not None else [False] * len(values)) == touched
 
 
 @pytest.mark.parametrize("text", ["<" * 200_000, "<|" * 100_000, "<<|x|>" * 30_000, "[" * 200_000])
 @pytest.mark.timeout(20)
-def test_neutralizing_takes_time_in_proportion_to_the_text(text: str) -> None:
-    assert not has_control_token(neutralize(text))
+def test_sanitizing_takes_time_in_proportion_to_the_text(text: str) -> None:
+    assert not has_control_token(sanitize(text))

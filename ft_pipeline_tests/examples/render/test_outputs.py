@@ -43,7 +43,7 @@ def test_the_counts_of_the_report_are_those_of_the_files(built: Built) -> None:
     assert (report["rows_read"], report["rows_used"], report["rows_rejected"]) == (44, 40, 4)
     assert (len(rows), len(built.rejected)) == (40, 4)
     assert report["rejected_by_reason"] == {"duplicate": 2, "empty_text": 1, "malformed_row": 1}
-    assert report["rows_neutralized"] == 1
+    assert report["rows_sanitized"] == 1
     assert report["examples"] == len(examples)
     assert report["examples_by_task_and_side"] == Counter(
         f"{example['task']} {example['side']}" for example in examples

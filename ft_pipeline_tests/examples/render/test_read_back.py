@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.examples.read.parse import REASONS
-from ft_pipeline.examples.read.text import clean, neutralize
+from ft_pipeline.examples.read.text import clean, sanitize
 from ft_pipeline.examples.read.values import parse_list
 from ft_pipeline.examples.render.templates import QuizItem, parse_quiz_items
 from ft_pipeline_tests.examples.builds import (
@@ -63,7 +63,7 @@ def show(value: Any) -> str:
     """Return what the data formats document of any value: nested ones as JSON."""
     nested = isinstance(value, list | dict)
     text = json.dumps(value, ensure_ascii=False) if nested else "" if value is None else str(value)
-    return neutralize(clean(text))
+    return sanitize(clean(text))
 
 
 def expect_item(record: Record) -> QuizItem:
