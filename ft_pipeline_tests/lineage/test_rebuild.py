@@ -63,6 +63,34 @@ def test_what_is_not_as_it_was_is_named_and_nothing_is_built(project: TinyProjec
     assert "prompt_completions: setting forgotten: none →" in complaint
 
 
+def test_another_address_of_a_source_by_now_is_no_hindrance(project: TinyProject) -> None:
+    """The raw files are those in the store, whatever the source is declared to be today."""
+    moved = project.root / "data/samples/moved.csv"
+    (project.root / "data/samples/trivia.csv").rename(moved)
+    sources = project.root / "sources.yaml"
+    text = sources.read_text(encoding="utf-8")
+    assert "data/samples/trivia.csv" in text
+    sources.write_text(text.replace("samples/trivia.csv", "samples/moved.csv"), encoding="utf-8")
+    assert ask(project, "verify", "--rebuild", find_folder(project, "train_set").name)["equal"]
+
+
+def test_a_receipt_has_the_recipe_and_what_an_older_version_built_is_refused(
+    project: TinyProject,
+) -> None:
+    folder = find_folder(project, "finetuned_model")
+    recipe = json.loads((folder / "meta/recipe.json").read_text(encoding="utf-8"))
+    receipt = json.loads((folder / "meta/receipt.json").read_text(encoding="utf-8"))
+    assert receipt["recipe"] == recipe
+    assert recipe["name"] == "quiz"
+    assert recipe["settings"]["training"]["lora"]["r"] == 4
+    assert recipe["settings"]["training"]["weight_decay"] == 0.01  # a default, written out
+
+    del receipt["recipe"]
+    (folder / "meta/receipt.json").write_text(json.dumps(receipt), encoding="utf-8")
+    complaint = refuse(project, "verify", "--rebuild", str(folder))
+    assert "the recipe that it was built by is not recorded with it" in complaint
+
+
 def test_without_the_raw_files_nothing_can_be_built_again(project: TinyProject) -> None:
     shutil.rmtree(project.store / "raw_cot")
     complaint = refuse(project, "verify", "--rebuild", find_folder(project, "train_set").name)
