@@ -26,7 +26,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
         for n in range(positions // an_example)
     ]
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as folder:
-        cache = RowCache(Path(folder) / "rows", "teacher_logits", {})
+        cache = RowCache.of(Path(folder) / "rows", "teacher_logits", {})
         seconds = {"append to the row cache, seconds": 0.0}
         with cache.locked():
             for start in range(0, len(records), 1000):

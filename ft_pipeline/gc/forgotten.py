@@ -5,8 +5,6 @@ that build, as far as it saw the row's side. The raw artifact that a recipe asks
 it was fetched, and stays until the row is gone upstream.
 """
 
-import shutil
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.file_hashes import sync
-from ft_pipeline.base.locks import is_held, try_lock
+from ft_pipeline.base.locks import is_held
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
@@ -38,6 +36,7 @@ from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.graph import UNTRACEABLE, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
 from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.store.store import Store
 
 TEACHER_ASSET = "teacher_logits"
@@ -133,40 +132,23 @@ def compact_rows(folder: Path, wanted: Collection[bytes]) -> str | None:
 
     Returns why not, where a build holds the cache's lock.
     """
-    with try_lock(folder / "lock", create=True) as free:
+    cache, keys = RowCache(folder), pa.array(sorted(wanted), pa.binary(16))
+    with cache.try_locked() as free:
         if not free:
             return "in use"
-        for shard in sorted(folder.glob("[0-9]*")):
-            _compact_shard(shard, pa.array(sorted(wanted), pa.binary(16)))
+        cache.compact(lambda tables: _keep_answers(tables, keys), (EXAMPLES_TABLE, POSITIONS_TABLE))
     return None
 
 
-def _compact_shard(shard: Path, wanted: pa.Array) -> None:
-    examples = _read(shard / f"{EXAMPLES_TABLE}.arrow")
-    keep = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
-    if keep.all():
-        return
-    if keep.any():
-        positions = _read(shard / f"{POSITIONS_TABLE}.arrow")
-        whose = np.repeat(keep, examples["positions"].to_numpy())
-        tables = {
-            EXAMPLES_TABLE: examples.filter(pa.array(keep)),
-            POSITIONS_TABLE: positions.filter(pa.array(whose)),
-        }
-        draft = shard.with_name(f".draft-{uuid.uuid4().hex[:8]}")
-        draft.mkdir()
-        for name, table in tables.items():
-            with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
-                writer.write_table(table)
-            sync(draft / f"{name}.arrow")
-        last = max(int(other.name) for other in shard.parent.glob("[0-9]*"))
-        draft.rename(shard.with_name(f"{last + 1:06}"))
-    shutil.rmtree(shard)
-
-
-def _read(file: Path) -> pa.Table:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        return reader.read_all()
+def _keep_answers(tables: Mapping[str, pa.Table], wanted: pa.Array) -> dict[str, pa.Table]:
+    """Return the examples of these keys, and the runs of positions that are theirs."""
+    examples = tables[EXAMPLES_TABLE]
+    stays = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
+    whose = np.repeat(stays, examples["positions"].to_numpy())
+    return {
+        EXAMPLES_TABLE: examples.filter(pa.array(stays)),
+        POSITIONS_TABLE: tables[POSITIONS_TABLE].filter(pa.array(whose)),
+    }
 
 
 def _find_rows(
@@ -232,7 +214,7 @@ def _collect_keys(store: Store, manifests: Mapping[Key, Manifest]) -> set[bytes]
     found: set[bytes] = set()
     for key in manifests:
         if _plain(key[0]) == TEACHER_ASSET:
-            found |= set(_read(store.folder(*key) / "examples.arrow")["key"].to_pylist())
+            found |= set(map_table(store.folder(*key) / "examples.arrow")["key"].to_pylist())
     return found
 
 

@@ -34,6 +34,7 @@ from ft_pipeline.gc.inventory import (
 from ft_pipeline.graph.chain import Chain, MissingInputs
 from ft_pipeline.store.artifacts import MANIFEST, Manifest
 from ft_pipeline.store.remote import RemoteError
+from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
 
 LOG_DAYS = 14.0
@@ -254,11 +255,11 @@ def remove_rows(folder: Path) -> str | None:
 
     Returns why not, where a build holds the lock.
     """
-    with try_lock(folder / "lock", create=True) as free:
+    cache = RowCache(folder)
+    with cache.try_locked() as free:
         if not free:
             return "in use"
-        for shard in [*folder.glob("[0-9]*"), *folder.glob(".draft-*")]:
-            shutil.rmtree(shard, ignore_errors=True)
+        cache.clear()
     return None
 
 

@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.config.recipe import list_recipes
@@ -34,6 +35,7 @@ from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
 from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.store.row_cache import list_caches
 from ft_pipeline.store.store import Store
 
 TOKENS_FILE = "tokens.jsonl"
@@ -292,23 +294,22 @@ def _find_answers(
     chain: Chain, folder: Path, example_ids: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield how many positions the teacher answered for each example, and the caches with them."""
-    with pa.ipc.open_file(pa.memory_map(str(folder / LOGITS_EXAMPLES_FILE))) as reader:
-        table = reader.read_all()
+    table = map_table(folder / LOGITS_EXAMPLES_FILE)
     for example_id in example_ids:
         at = pc.index(table["example_id"], example_id).as_py()  # pa.array would import pandas
         if at < 0:
             continue
         key = table["key"][at].as_py()
         cached = sorted(
-            file.parent.relative_to(chain.store.root).as_posix()
-            for file in (chain.store.root / "rows/teacher_logits").glob("*/[0-9]*/examples.arrow")
-            if _has_key(file, key)
+            shard.relative_to(chain.store.root).as_posix()
+            for cache in list_caches(chain.store.root / "rows", "teacher_logits")
+            for shard, tables in cache.read_shards(("examples",))
+            if _has_key(tables["examples"], key)
         )
         positions = table["positions"][at].as_py()
         yield example_id, {"positions": positions, "cached_in": cached}
 
 
-def _has_key(file: Path, key: bytes) -> bool:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        keys = reader.read_all()["key"]
+def _has_key(examples: pa.Table, key: bytes) -> bool:
+    keys = examples["key"]
     return bool(pc.index(keys, pa.scalar(key, keys.type)).as_py() >= 0)

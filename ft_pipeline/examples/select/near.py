@@ -82,7 +82,7 @@ class NearIndex:
             "library": f"rensa {rensa.RMinHash.ALGORITHM_VERSION}",
             "shingles": 3,
         }
-        self._cache = RowCache(cache_root, "minhash", settings) if cache_root else None
+        self._cache = RowCache.of(cache_root, "minhash", settings) if cache_root else None
         self._added: list[np.ndarray] = []  # keys
         self._questions: list[pa.Array] = []  # the last ones added
         self._shards: list[_Shard] = []

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.tasks import TeacherLogitsTask
 from ft_pipeline.store.row_cache import RowCache
@@ -82,7 +83,7 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
         "words": words,
         "dtype": str(choose_dtype(task.teacher.precision)),
     }
-    cache = RowCache(task.cache, "teacher_logits", configuration)
+    cache = RowCache.of(task.cache, "teacher_logits", configuration)
     with cache.locked():
         if task.afresh:
             cache.clear()
@@ -113,8 +114,7 @@ def check_teacher(task: TeacherLogitsTask) -> int:
 def read_arrow(file: Path) -> pa.Table:
     """Map one of the artifact's files into memory. Raises PipelineError where it is not whole."""
     try:
-        with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-            return reader.read_all()
+        return map_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(
             f"{file}: cannot be read ({error}). It was cut off or damaged; build teacher_logits "
@@ -268,8 +268,7 @@ def write_logits(output: Path, records: list[Record], known: dict[bytes, Place])
     examples = list_examples(keys, [known[key].count for key in keys])
     ids = pa.array([record["example_id"] for record in records], pa.string())
     examples = examples.add_column(0, "example_id", ids)
-    with pa.ipc.new_file(str(output / EXAMPLES_FILE), examples.schema) as writer:
-        writer.write_table(examples)
+    write_table(output / EXAMPLES_FILE, examples)
     schema = known[keys[0]].positions.schema
     with pa.ipc.new_file(str(output / LOGITS_FILE), schema) as writer:
         for start in range(0, len(keys), 256):  # a record batch each, as few copies as that needs
