@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from shutil import which
 from typing import Any
 
-from ft_pipeline.base.processor import has_fast_bf16
+from ft_pipeline.base.processor import cpu_has_fast_bf16
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.config.steps import StepPlan, plan_steps
 from ft_pipeline.graph.chain import Chain
@@ -94,7 +94,7 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
     dtype = settings.precision
     on_gpu = which("nvidia-smi") is not None
     if dtype == "auto":
-        dtype = "bf16" if on_gpu or has_fast_bf16() else "fp32"
+        dtype = "bf16" if on_gpu or cpu_has_fast_bf16() else "fp32"
     speed = _find_speed(chain, name)
     return plan, estimate_training(settings, config, report, plan.steps, dtype, speed, on_gpu)
 

@@ -25,7 +25,7 @@ from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import Link, list_leaves
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import (
-    Examples,
+    ExampleFiles,
     choose_format,
     collect_links,
     find_examples,
@@ -34,7 +34,7 @@ from ft_pipeline.lineage.trace import (
 )
 
 FIRST = 5
-KINDS = {"settings": "setting", "libraries": "library", "code_version": "code version"}
+INGREDIENT_NAMES = {"settings": "setting", "libraries": "library", "code_version": "code version"}
 COLUMNS = "row_id, source, file, line, side, question"
 
 
@@ -86,14 +86,14 @@ def _list_ingredients(link: Link) -> Iterator[tuple[tuple[str, str], Any]]:
         return
     for path, value in list_leaves(link.ingredients.model_dump(exclude={"inputs"})):
         group, _, name = path.partition(".")
-        kind = "revision" if (group, name) == ("settings", "revision") else KINDS[group]
+        kind = "revision" if (group, name) == ("settings", "revision") else INGREDIENT_NAMES[group]
         yield (kind, name), value
     for path, value in list_leaves(link.resolved):
         yield ("machine", path), value
 
 
 def _compare_rows(
-    a: Examples, b: Examples, export: Path | None, form: str | None
+    a: ExampleFiles, b: ExampleFiles, export: Path | None, form: str | None
 ) -> dict[str, Any]:
     with duckdb.connect() as con:
         if a == b:
@@ -121,7 +121,7 @@ def _compare_rows(
 
 
 def _describe_rows(
-    con: duckdb.DuckDBPyConnection, change: str, examples: Examples
+    con: duckdb.DuckDBPyConnection, change: str, examples: ExampleFiles
 ) -> dict[str, Any]:
     names = ("source", "file", "side", "rows")
     by_file = con.execute(
@@ -149,7 +149,7 @@ def _describe_rows(
     }
 
 
-def _find_prompts(row_ids: list[str], examples: Examples) -> dict[str, str]:
+def _find_prompts(row_ids: list[str], examples: ExampleFiles) -> dict[str, str]:
     """Return the prompt of an example of each row, for rows whose question was not kept."""
     found: dict[str, str] = {}
     for folder in examples if row_ids else ():

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import (
     META,
-    Record,
+    ManifestPart,
 )
 from ft_pipeline.store.artifacts import (
     Artifact,
@@ -40,7 +40,7 @@ from ft_pipeline.store.store import Draft, Store
 RECEIPT_FILE = "meta/receipt.json"
 
 
-class Link(Record):
+class Link(ManifestPart):
     """What a receipt says of one artifact; the first three alone if the store had lost it."""
 
     asset: str

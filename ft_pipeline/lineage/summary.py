@@ -14,7 +14,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.store import Store
 
 DATA = ("train_set", "val_set", "train_tokens", "val_tokens", "teacher_logits")
-MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")
+SHOWN_MODELS = ("base_model", "teacher_model", "student_model", "finetuned_model")
 
 
 def summarize(chain: Chain, artifact: Artifact) -> str:
@@ -49,7 +49,7 @@ def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
 def _describe_behind(
     store: Store, behind: dict[str, Link], link: Link
 ) -> Iterator[tuple[str, str]]:
-    for name in MODELS:
+    for name in SHOWN_MODELS:
         if name in behind and behind[name] is not link:
             revision = behind[name].revision
             at = f" at `{revision}`" if revision else ""

@@ -26,7 +26,7 @@ EXAMPLES_ASSET = "prompt_completions"
 SIDE_ASSETS = {"train_set": "train", "val_set": "val"}
 SIDES = frozenset({"train", "val"})
 # Folders of stored examples, and the sides of them that something was made of.
-Examples = Mapping[Path, frozenset[str]]
+ExampleFiles = Mapping[Path, frozenset[str]]
 
 
 def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def collect_links(records: Records, link: Link) -> dict[str, Link]:
     return links
 
 
-def find_examples(records: Records, link: Link) -> Examples:
+def find_examples(records: Records, link: Link) -> ExampleFiles:
     """Return the stored examples behind an artifact, and which sides of them it saw."""
     found: dict[Path, set[str]] = {}
     seen: set[tuple[str, str, frozenset[str]]] = set()
@@ -164,14 +164,14 @@ def list_absent(records: Records, link: Link) -> list[str]:
     ]
 
 
-def open_rows(examples: Examples) -> duckdb.DuckDBPyConnection:
+def open_rows(examples: ExampleFiles) -> duckdb.DuckDBPyConnection:
     """Return a database whose view `rows` are the rows of examples, each once."""
     con = duckdb.connect()
     con.execute(f"CREATE VIEW rows AS {select_rows(examples)}")
     return con
 
 
-def select_rows(examples: Examples, columns: str = "row_id, source, file, line, side") -> str:
+def select_rows(examples: ExampleFiles, columns: str = "row_id, source, file, line, side") -> str:
     """Return the query of the rows that something saw, each once a side.
 
     Two builds may have read a row at two lines of its file; the newer of equal ones is not known.

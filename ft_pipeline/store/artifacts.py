@@ -21,13 +21,13 @@ from typing import Any
 
 from pydantic import Field
 
-from ft_pipeline.base.hashing import META, FileEntry, Record, hash_json
+from ft_pipeline.base.hashing import META, FileEntry, ManifestPart, hash_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class Ingredients(Record):
+class Ingredients(ManifestPart):
     """What was asked for: all that decides an artifact's content."""
 
     code_version: str
@@ -50,7 +50,7 @@ class Ingredients(Record):
         ]
 
 
-class CheckResult(Record):
+class CheckResult(ManifestPart):
     """The stored outcome of one check."""
 
     name: str
@@ -61,7 +61,7 @@ class CheckResult(Record):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class InputEntry(Record):
+class InputEntry(ManifestPart):
     """Which artifact was read."""
 
     asset: str
@@ -69,7 +69,7 @@ class InputEntry(Record):
     data_version: str
 
 
-class Manifest(Record):
+class Manifest(ManifestPart):
     """All that is known of one artifact; written last."""
 
     format: int = FORMAT
@@ -87,7 +87,7 @@ class Manifest(Record):
     run_id: str
 
 
-class Artifact(Record):
+class Artifact(ManifestPart):
     """A whole artifact in the local store."""
 
     path: Path

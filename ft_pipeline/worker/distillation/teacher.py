@@ -25,7 +25,7 @@ from ft_pipeline.worker.losses import LogitLoss, find_body_and_head, select_trai
 from ft_pipeline.worker.models.model_spec import load_held
 from ft_pipeline.worker.models.vocabulary import count_shared_words, require_room
 
-PREFIX = "teacher_"
+TEACHER = "teacher_"
 READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -84,16 +84,16 @@ class StoredLesson(Lesson):
             name: _values(table[name]).reshape(len(table), -1) for name in ("ids", "log_probs")
         }
         return {
-            f"{PREFIX}ids": torch.from_numpy(arrays["ids"].astype(np.int64)).reshape(-1, k),
-            f"{PREFIX}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
+            f"{TEACHER}ids": torch.from_numpy(arrays["ids"].astype(np.int64)).reshape(-1, k),
+            f"{TEACHER}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
                 -1, k
             ),
-            f"{PREFIX}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
+            f"{TEACHER}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
         }
 
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
         names = ("ids", "log_probs", "outside")
-        answers = StoredAnswers(*(inputs[f"{PREFIX}{name}"] for name in names))
+        answers = StoredAnswers(*(inputs[f"{TEACHER}{name}"] for name in names))
         return stored_loss(targets, answers, self.settings, self.words)
 
 
