@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -30,7 +30,7 @@ from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.tasks import TeacherLogitsTask
 from ft_pipeline.store.row_cache import RowCache
-from ft_pipeline.worker.data.batches import IGNORED, Record, collate
+from ft_pipeline.worker.data.batches import IGNORED, Record, collate, cut_batches
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.hardware import (
     choose_device,
@@ -50,7 +50,6 @@ from ft_pipeline.worker.models.vocabulary import count_shared_words
 LOGITS_FILE = "logits.arrow"
 EXAMPLES_FILE = "examples.arrow"
 REPORT_FILE = "meta/report.json"
-TOKENS_IN_BATCH = 2048
 # Positions a shard of the cache; a kill loses no more.
 SHARD_POSITIONS = 50_000
 
@@ -169,7 +168,8 @@ def _answer(
     keys: list[bytes] = []
     tables: list[pa.Table] = []
     done = 0
-    for batch in _batches(order, missing):
+    for part in cut_batches([len(missing[key]["input_ids"]) for key in order]):
+        batch = order[part]
         tables.append(_answer_batch(task, words, [missing[key] for key in batch], parts))
         keys += batch
         done += len(batch)
@@ -184,19 +184,6 @@ def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
     """Return the table that says which positions are whose."""
     columns = {"key": pa.array(keys, pa.binary(16)), "positions": pa.array(positions, pa.int32())}
     return pa.table(columns)
-
-
-def _batches(order: Sequence[bytes], records: dict[bytes, Record]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    longest = 0
-    for key in order:
-        longest = max(longest, len(records[key]["input_ids"]))
-        if batch and (len(batch) + 1) * longest > TOKENS_IN_BATCH:
-            yield batch
-            batch, longest = [], len(records[key]["input_ids"])
-        batch.append(key)
-    if batch:
-        yield batch
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
