@@ -35,6 +35,7 @@ from ft_pipeline.worker.hardware import (
     free_memory,
     peak_memory_mb,
 )
+from ft_pipeline.worker.inference.sampling import choose_sampling
 from ft_pipeline.worker.losses import Head, find_body_and_head
 from ft_pipeline.worker.models.base_model import locate_weights
 from ft_pipeline.worker.models.bottleneck import is_bottleneck, load_bottleneck
@@ -230,22 +231,7 @@ def _generate(
     """Return (text, finished) for a batch of prompts, padded on the left."""
     padded = pad(batch, tokenizer.pad_token_id, "left")
     given = {name: tensor.to(choose_device()) for name, tensor in padded.items()}
-    sampling: dict[str, Any] = {"do_sample": False}
-    if generation.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": generation.temperature,
-            "top_p": generation.top_p,
-            "top_k": 0,  # transformers would keep the best 50 words only
-        }
-    output = model.generate(
-        **given,
-        max_new_tokens=generation.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        repetition_penalty=1.0,
-        **sampling,
-    )
+    output = model.generate(**given, **choose_sampling(generation, tokenizer))
     answers = []
     for row in output[:, given["input_ids"].shape[1] :].tolist():
         finished = tokenizer.eos_token_id in row
