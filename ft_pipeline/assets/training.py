@@ -27,6 +27,7 @@ from ft_pipeline.process.tasks import (
     TrainTask,
 )
 from ft_pipeline.process.tracking.start import follow
+from ft_pipeline.store.artifact_files import TOKENS_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict, expect_zero
 from ft_pipeline.store.store import Draft
@@ -205,7 +206,7 @@ def describe_output(settings: Training) -> str:
 
 def _nothing_is_cut_uncounted(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     report = artifact.read_json(REPORT_FILE)
-    lines = (artifact.path / "tokens.jsonl").read_text(encoding="utf-8").count("\n")
+    lines = (artifact.path / TOKENS_FILE).read_text(encoding="utf-8").count("\n")
     counted = report["kept"] + report["dropped_too_long"]
     message = (
         f"{report['examples']} examples = {lines} kept + {report['dropped_too_long']} dropped; "

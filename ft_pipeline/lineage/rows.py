@@ -34,11 +34,11 @@ from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
+from ft_pipeline.store.artifact_files import IGNORED, TOKENS_FILE
 from ft_pipeline.store.artifacts import Manifest
 from ft_pipeline.store.row_cache import list_caches
 from ft_pipeline.store.store import Store
 
-TOKENS_FILE = "tokens.jsonl"
 LOGITS_EXAMPLES_FILE = "examples.arrow"
 # Bytes of tokens that are read through for an example; they have no order to search by.
 LARGEST_LOOKED_INTO = 64_000_000
@@ -285,7 +285,7 @@ def _count_tokens(file: Path, example_ids: Sequence[str]) -> dict[str, dict[str,
         line = _find_line(file, f'"example_id": "{example_id}"')
         found[example_id] = line and {
             "tokens": len(line["input_ids"]),
-            "trained": sum(label != -100 for label in line["labels"]),
+            "trained": sum(label != IGNORED for label in line["labels"]),
         }
     return found
 

@@ -11,8 +11,8 @@ from ft_pipeline.examples.render.export import read_examples
 from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.records import find_stored
+from ft_pipeline.store.artifact_files import IGNORED, TOKENS_FILE
 
-IGNORED = -100
 TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}
 
 
@@ -79,7 +79,7 @@ def _find_tokens(chain: Chain, wanted: set[str]) -> dict[str, list[dict[str, Any
         artifact = chain.find(asset)
         if artifact is None:
             continue
-        for record in iterate_jsonl(artifact.path / "tokens.jsonl"):
+        for record in iterate_jsonl(artifact.path / TOKENS_FILE):
             if record["example_id"] in wanted:
                 found[record["example_id"]] = _decode(base.path / "tokenizer.json", record)
     return found

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-IGNORED = -100
+from ft_pipeline.store.artifact_files import IGNORED
+
 # Grouped: examples are sorted by length within so many micro-batches, as in transformers'
 # LengthGroupedSampler, so that what is trained together still changes from epoch to epoch.
 WINDOW = 50

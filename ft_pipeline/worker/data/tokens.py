@@ -20,12 +20,11 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Tokens
 from ft_pipeline.process.tasks import TokensTask
+from ft_pipeline.store.artifact_files import IGNORED, TOKENS_FILE
 from ft_pipeline.worker.data.chat_templates import choose_template
 from ft_pipeline.worker.plots import plot_lengths
 
-TOKENS_FILE = "tokens.jsonl"
 REPORT_FILE = "meta/report.json"
-IGNORED = -100
 # Llama 3's templates print today's date unless one is given: the tokens would change every day.
 # This is the date that they fall back to themselves.
 DATE_IN_PROMPT = "26 Jul 2024"

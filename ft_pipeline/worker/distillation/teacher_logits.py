@@ -29,8 +29,9 @@ import torch
 from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.tasks import TeacherLogitsTask
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.store.row_cache import RowCache
-from ft_pipeline.worker.data.batches import IGNORED, Record, collate, cut_batches
+from ft_pipeline.worker.data.batches import Record, collate, cut_batches
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.hardware import (
     choose_device,

@@ -26,7 +26,8 @@ import torch
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Generation
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.worker.data.batches import IGNORED, collate, cut_batches, pad
+from ft_pipeline.store.artifact_files import IGNORED
+from ft_pipeline.worker.data.batches import collate, cut_batches, pad
 from ft_pipeline.worker.data.tokens import encode, find_opening, read_tokens, render_prompt
 from ft_pipeline.worker.hardware import (
     choose_device,

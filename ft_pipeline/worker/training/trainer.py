@@ -22,6 +22,7 @@ from trl import SFTTrainer
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.worker.data.batches import (
     Batching,
     PlannedBatches,
@@ -358,7 +359,7 @@ def read_example_losses(checkpoint: Path) -> torch.Tensor:
 
 def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the number of its example in the batch for each trained token: int64[trained]."""
-    trained = inputs["labels"][:, 1:] != -100
+    trained = inputs["labels"][:, 1:] != IGNORED
     if "position_ids" not in inputs:
         return trained.nonzero()[:, 0]
     starts = (inputs["position_ids"][0] == 0).cumsum(0) - 1
