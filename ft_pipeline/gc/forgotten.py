@@ -17,7 +17,6 @@ from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.locks import is_held
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.gc.inventory import (
     Item,
@@ -35,12 +34,20 @@ from ft_pipeline.gc.plan import find_asked, find_oldest_run, remove
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.graph import UNTRACEABLE, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
+from ft_pipeline.process.tasks import TASK_FILE
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_TABLE,
+    LOGITS_CACHE,
+    LOGITS_EXAMPLES_FILE,
+    POSITIONS_TABLE,
+    REJECTED_FILE,
+    ROWS_FILE,
+)
 from ft_pipeline.store.artifacts import Manifest
 from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.store.store import Store
 
 TEACHER_ASSET = "teacher_logits"
-EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"
 
 
 def plan_purge(chains: Sequence[Chain]) -> list[Item]:
@@ -195,13 +202,13 @@ def _source_of(item: Item) -> str | None:
 
 def _tells(item: Item, going: Iterable[str]) -> bool:
     """Whether a worker's folder is of a build that goes, or has what was repeated by hand."""
-    config = item.path / "config.json"
+    config = item.path / TASK_FILE
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     return (item.path / "output").exists() or any(fingerprint in text for fingerprint in going)
 
 
 def _is_compacted(item: Item) -> bool:
-    return item.kind == "rows" and item.asset == TEACHER_ASSET
+    return item.kind == "rows" and item.asset == LOGITS_CACHE
 
 
 def _explain_rows(item: Item) -> str:
@@ -214,7 +221,7 @@ def _collect_keys(store: Store, manifests: Mapping[Key, Manifest]) -> set[bytes]
     found: set[bytes] = set()
     for key in manifests:
         if _plain(key[0]) == TEACHER_ASSET:
-            found |= set(map_table(store.folder(*key) / "examples.arrow")["key"].to_pylist())
+            found |= set(map_table(store.folder(*key) / LOGITS_EXAMPLES_FILE)["key"].to_pylist())
     return found
 
 

@@ -17,6 +17,7 @@ from ft_pipeline.base.processor import cpu_has_fast_bf16
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.config.steps import StepPlan, plan_steps
 from ft_pipeline.graph.chain import Chain
+from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE, REPORT_FILE
 
 # Bytes a weight. NF4 with double quantization: 4 bits, and 0.127 for the constants (QLoRA, sec. 3).
 WEIGHT_BYTES = {"nf4": 0.516, "int8": 1.002, "fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
@@ -86,9 +87,9 @@ def estimate_chain(chain: Chain, name: str = "finetuned_model") -> tuple[StepPla
     if base is None or tokens is None:
         return None
     settings = chain.training(name)
-    report = tokens.read_json("meta/report.json")
+    report = tokens.read_json(REPORT_FILE)
     plan = plan_steps(settings, report["kept"])
-    config = read_sizes(base.read_json("config.json"))
+    config = read_sizes(base.read_json(MODEL_CONFIG_FILE))
     if config is None:
         return None
     dtype = settings.precision

@@ -20,7 +20,6 @@ from typing import Any
 import duckdb
 
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import Link, list_leaves
 from ft_pipeline.lineage.records import Found, Records
@@ -32,6 +31,7 @@ from ft_pipeline.lineage.trace import (
     list_absent,
     select_rows,
 )
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE
 
 FIRST = 5
 INGREDIENT_NAMES = {"settings": "setting", "libraries": "library", "code_version": "code version"}

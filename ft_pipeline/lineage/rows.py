@@ -28,18 +28,25 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.config.recipe import list_recipes
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
 from ft_pipeline.graph.asset_rules import MODEL_ASSETS
 from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
-from ft_pipeline.store.artifact_files import IGNORED, TOKENS_FILE
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_FILE,
+    EXAMPLES_TABLE,
+    IGNORED,
+    LOGITS_CACHE,
+    LOGITS_EXAMPLES_FILE,
+    REJECTED_FILE,
+    ROWS_FILE,
+    TOKENS_FILE,
+)
 from ft_pipeline.store.artifacts import Manifest
 from ft_pipeline.store.row_cache import list_caches
 from ft_pipeline.store.store import Store
 
-LOGITS_EXAMPLES_FILE = "examples.arrow"
 # Bytes of tokens that are read through for an example; they have no order to search by.
 LARGEST_LOOKED_INTO = 64_000_000
 
@@ -302,9 +309,9 @@ def _find_answers(
         key = table["key"][at].as_py()
         cached = sorted(
             shard.relative_to(chain.store.root).as_posix()
-            for cache in list_caches(chain.store.root / "rows", "teacher_logits")
-            for shard, tables in cache.read_shards(("examples",))
-            if _has_key(tables["examples"], key)
+            for cache in list_caches(chain.store.root / "rows", LOGITS_CACHE)
+            for shard, tables in cache.read_shards((EXAMPLES_TABLE,))
+            if _has_key(tables[EXAMPLES_TABLE], key)
         )
         positions = table["positions"][at].as_py()
         yield example_id, {"positions": positions, "cached_in": cached}

@@ -8,10 +8,9 @@ from typing import Any
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.jsonl import iterate_jsonl
 from ft_pipeline.examples.render.export import read_examples
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.records import find_stored
-from ft_pipeline.store.artifact_files import IGNORED, TOKENS_FILE
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE, IGNORED, TOKENS_FILE
 
 TOKEN_ASSETS = {"train": "train_tokens", "val": "val_tokens"}
 

@@ -15,10 +15,10 @@ import duckdb
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import ROWS_FILE
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
+from ft_pipeline.store.artifact_files import ROWS_FILE
 from ft_pipeline.store.artifacts import InputEntry
 
 EXAMPLES_ASSET = "prompt_completions"

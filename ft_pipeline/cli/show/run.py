@@ -14,6 +14,7 @@ from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.plan import Step, make_plan
+from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.store import Store
 
@@ -143,7 +144,7 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
         say("\nWhere to look next:")
         say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
         say("  ft-pipeline status each asset, and why it would be rebuilt")
-        say(f"  {last.artifact.path / 'meta' / 'report.md'}")
+        say(f"  {last.artifact.path / COMPARISON_REPORT}")
 
 
 def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
@@ -196,7 +197,7 @@ def _show_answers(step: Step, store: Store) -> None:
     assert step.artifact is not None
     inputs = step.artifact.manifest.inputs
     files = {
-        label: store.folder(inputs[name].asset, inputs[name].fingerprint) / "generations.jsonl"
+        label: store.folder(inputs[name].asset, inputs[name].fingerprint) / GENERATIONS_FILE
         for label, name in (("base", "base_evaluation"), ("fine-tuned", "finetuned_evaluation"))
     }
     if not all(file.is_file() for file in files.values()):

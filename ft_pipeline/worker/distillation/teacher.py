@@ -11,15 +11,10 @@ import torch
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Distillation
 from ft_pipeline.process.tasks import Teaching
+from ft_pipeline.store.artifact_files import LOGITS_EXAMPLES_FILE, LOGITS_FILE
 from ft_pipeline.worker.data.batches import Record
 from ft_pipeline.worker.distillation.losses import StoredAnswers, online_loss, stored_loss
-from ft_pipeline.worker.distillation.teacher_logits import (
-    EXAMPLES_FILE,
-    LOGITS_FILE,
-    count_positions,
-    key_of,
-    read_arrow,
-)
+from ft_pipeline.worker.distillation.teacher_logits import count_positions, key_of, read_arrow
 from ft_pipeline.worker.hardware import choose_dtype
 from ft_pipeline.worker.losses import LogitLoss, find_body_and_head, select_trained
 from ft_pipeline.worker.models.model_spec import load_held
@@ -52,7 +47,7 @@ class StoredLesson(Lesson):
     ) -> None:
         """Raises PipelineError where the answers are of other tokens, or not whole."""
         super().__init__(settings, words)
-        examples = read_arrow(artifact / EXAMPLES_FILE)
+        examples = read_arrow(artifact / LOGITS_EXAMPLES_FILE)
         self._positions = read_arrow(artifact / LOGITS_FILE)
         found = {
             example: (key, count)
@@ -61,8 +56,9 @@ class StoredLesson(Lesson):
         starts = np.cumsum([0, *examples["positions"].to_pylist()])
         if starts[-1] != len(self._positions):
             raise PipelineError(
-                f"{artifact}: {EXAMPLES_FILE} lists {starts[-1]} positions and {LOGITS_FILE} has "
-                f"{len(self._positions)}: it was cut off. Build teacher_logits again with --force."
+                f"{artifact}: {LOGITS_EXAMPLES_FILE} lists {starts[-1]} positions and "
+                f"{LOGITS_FILE} has {len(self._positions)}: it was cut off. Build teacher_logits "
+                "again with --force."
             )
         start_of = dict(zip(found, starts.tolist(), strict=False))
         self._parts: list[tuple[int, int]] = []

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.base.hashing import META
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Generation
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.store.artifact_files import IGNORED
+from ft_pipeline.store.artifact_files import GENERATIONS_FILE, IGNORED, LOSSES_FILE, REPORT_FILE
 from ft_pipeline.worker.data.batches import collate, cut_batches, pad
 from ft_pipeline.worker.data.tokens import encode, find_opening, read_tokens, render_prompt
 from ft_pipeline.worker.hardware import (
@@ -43,9 +44,6 @@ from ft_pipeline.worker.models.bottleneck import is_bottleneck, load_bottleneck
 from ft_pipeline.worker.models.loading import load_tokenizer, load_whole
 from ft_pipeline.worker.models.model_spec import is_whole_model, load_unpacked_base
 
-LOSSES_FILE = "losses.jsonl"
-GENERATIONS_FILE = "generations.jsonl"
-REPORT_FILE = "meta/report.json"
 LOADED_AS = {"nf4": "NF4", "int8": "int8", "none": "16 or 32 bit"}
 
 logger = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         losses = score(subject, records, tokenizer.pad_token_id)
         generations = answer(subject, tokenizer, examples, task.generation)
         held, output = evaluated.model, evaluated.output
-        (output / "meta").mkdir(parents=True, exist_ok=True)
+        (output / META).mkdir(parents=True, exist_ok=True)
         write_jsonl(output / LOSSES_FILE, losses)
         write_jsonl(output / GENERATIONS_FILE, generations)
         report = summarize(losses, generations, held.quantization, monotonic() - start)

@@ -13,8 +13,10 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
+from ft_pipeline.base.hashing import META
 from ft_pipeline.config.steps import plan_steps
 from ft_pipeline.process.tasks import TrainTask
+from ft_pipeline.store.artifact_files import METRICS_FILE
 from ft_pipeline.worker.data.batches import Batching, Record
 from ft_pipeline.worker.distillation.teacher import Lesson
 from ft_pipeline.worker.hardware import free_memory
@@ -37,9 +39,8 @@ from ft_pipeline.worker.training.trainer import (
     read_example_losses,
 )
 
-METRICS_FILE = "meta/metrics.jsonl"
-ARGUMENTS_FILE = "meta/trainer_arguments.json"
-WORST_FILE = "meta/worst_examples.jsonl"
+ARGUMENTS_FILE = f"{META}/trainer_arguments.json"
+WORST_FILE = f"{META}/worst_examples.jsonl"
 WORST = 10
 
 logger = logging.getLogger(__name__)
