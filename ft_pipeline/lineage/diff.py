@@ -19,9 +19,10 @@ from typing import Any
 
 import duckdb
 
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.lineage.receipt import Link, list_leaves
+from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import (
     ExampleFiles,

@@ -29,6 +29,7 @@ from ft_pipeline.base.hashing import (
     META,
     ManifestPart,
 )
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.store.artifacts import (
     Artifact,
     Ingredients,
@@ -134,17 +135,6 @@ def make_link(manifest: Manifest) -> Link:
         seconds=manifest.seconds,
         run_id=manifest.run_id,
     )
-
-
-def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of each setting, `("training.lora.r", 16)`."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from list_leaves(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        yield from list_leaves(dict(enumerate(value)), path)
-    else:
-        yield path, value
 
 
 def _list_seeds(links: Iterable[Link]) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import Field
 
 from ft_pipeline.base.hashing import META, FileEntry, ManifestPart, hash_json
+from ft_pipeline.base.settings import list_leaves
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -42,7 +43,7 @@ class Ingredients(ManifestPart):
 
     def differences(self, other: "Ingredients") -> list[str]:
         """Name each ingredient that differs, from `other` (old) to this one (new)."""
-        old, new = _flatten(other.model_dump()), _flatten(self.model_dump())
+        old, new = dict(list_leaves(other.model_dump())), dict(list_leaves(self.model_dump()))
         return [
             _describe_change(path, old.get(path), new.get(path))
             for path in sorted(old.keys() | new.keys())
@@ -132,18 +133,6 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {
-            key: leaf
-            for name, inner in value.items()
-            for key, leaf in _flatten(inner, f"{path}.{name}" if path else str(name)).items()
-        }
-    if isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
-        return _flatten(dict(enumerate(value)), path)
-    return {path: value}
 
 
 def _describe_change(path: str, old: Any, new: Any) -> str:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.cli.show.run import complain, out, print_json, say, table
 from ft_pipeline.examples.select.forget import read_forgotten
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.lineage.receipt import list_leaves
 
 if TYPE_CHECKING:
     from ft_pipeline.assets.rebuild import Rebuilt
