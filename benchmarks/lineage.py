@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from data_prep import make_csv
 from machine import describe, print_table, write
 
+from ft_pipeline.base.arrow_files import write_table
 from ft_pipeline.base.project import DEFAULT_RECIPE, Project
 from ft_pipeline.graph.asset_rules import MODEL_ASSETS
 from ft_pipeline.graph.chain import Chain, load_chain
@@ -143,8 +144,7 @@ def fill(folder: Path, name: str, inputs: dict[str, Path]) -> None:
             "positions": pa.array([24] * len(ids), pa.int32()),
         }
         table = pa.table(columns)
-        with pa.ipc.new_file(str(folder / "examples.arrow"), table.schema) as writer:
-            writer.write_table(table)
+        write_table(folder / "examples.arrow", table)
     else:
         (folder / "weights").write_text(str(folder), encoding="utf-8")
 

@@ -12,6 +12,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
     """Write and read answers at so many trained positions of 128,256 words: four bytes an id."""
     import numpy as np
 
+    from ft_pipeline.store.artifact_files import LOGITS_FILE
     from ft_pipeline.store.row_cache import RowCache
     from ft_pipeline.worker.distillation import teacher_logits
     from ft_pipeline.worker.distillation.teacher import StoredLesson
@@ -26,7 +27,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
         for n in range(positions // an_example)
     ]
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as folder:
-        cache = RowCache(Path(folder) / "rows", "teacher_logits", {})
+        cache = RowCache.of(Path(folder) / "rows", "teacher_logits", {})
         seconds = {"append to the row cache, seconds": 0.0}
         with cache.locked():
             for start in range(0, len(records), 1000):
@@ -41,7 +42,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
             known = teacher_logits.find_known(cache)
             teacher_logits.write_logits(Path(folder), records, known)
             seconds["write the artifact from the cache, seconds"] = time.perf_counter() - begin
-        size = (Path(folder) / teacher_logits.LOGITS_FILE).stat().st_size
+        size = (Path(folder) / LOGITS_FILE).stat().st_size
         begin = time.perf_counter()
         lesson = StoredLesson(configure(), 128_256, Path(folder), records)
         seconds["open and compare with the tokens, seconds"] = time.perf_counter() - begin

@@ -12,6 +12,7 @@ import torch
 
 from ft_pipeline.config.recipe import Distillation, Prune, Training
 from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching, TrainTask
+from ft_pipeline.store.artifact_files import LOGITS_FILE
 from ft_pipeline.worker.data.batches import collate
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.distillation import teacher_logits
@@ -64,9 +65,7 @@ def _store(inputs: Path, root: Path, k: int, temperature: float) -> dict[str, fl
         output=output,
     )
     report = teacher_logits.run(task)["metadata"]
-    inside = 1 - torch.tensor(
-        teacher_logits.read_arrow(output / teacher_logits.LOGITS_FILE)["outside"].to_numpy()
-    )
+    inside = 1 - torch.tensor(teacher_logits.read_arrow(output / LOGITS_FILE)["outside"].to_numpy())
     # KL(p_i / Σp ‖ p) = −log Σp: what renormalizing adds to a position's target.
     return {
         "bytes": report["bytes_a_position"],

@@ -126,7 +126,8 @@ def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any
 
     from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
     from ft_pipeline.config.recipe import Tokens
-    from ft_pipeline.worker.data.tokens import TOKENS_FILE, tokenize
+    from ft_pipeline.store.artifact_files import TOKENS_FILE
+    from ft_pipeline.worker.data.tokens import tokenize
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.base_model)
     chosen: dict[str, list[dict[str, Any]]] = {}

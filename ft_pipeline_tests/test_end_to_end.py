@@ -17,10 +17,10 @@ from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.base.project import Project
 from ft_pipeline.config.recipe import Split
 from ft_pipeline.examples.read.text import clean, fold_letters
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.examples.select.split import assign_sides
 from ft_pipeline.graph.chain import load_chain
 from ft_pipeline.graph.lookup import Lookup, open_store
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE
 from ft_pipeline_tests.conftest import TinyProject
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from ft_pipeline.assets.build import asset_key
 from ft_pipeline.assets.executor import end_dead_runs
 from ft_pipeline.assets.sensor_state import (
     Reader,
-    Watch,
+    SourceWatch,
     decide,
     name_request,
     note_failure,
@@ -156,7 +156,9 @@ def _define_sensor(
     return look
 
 
-def _look(chain: Chain, source: str, watch: Watch, now: float) -> tuple[Watch, str | None]:
+def _look(
+    chain: Chain, source: str, watch: SourceWatch, now: float
+) -> tuple[SourceWatch, str | None]:
     """Return the revision that there is, asking the network where it is time to.
 
     None where none is known, because upstream never answered; the watch then holds the reason.
@@ -199,7 +201,7 @@ def _resolve_in_time(resolve: Callable[[], str]) -> None:
         raise raised[0]
 
 
-def _with_baseline(watch: Watch, chains: Sequence[Chain], source: str) -> Watch:
+def _with_baseline(watch: SourceWatch, chains: Sequence[Chain], source: str) -> SourceWatch:
     """On the first look of all, what the newest raw files were made from counts as known."""
     if watch.revision is not None:
         return watch
@@ -230,7 +232,7 @@ def _find_last_run(instance: dg.DagsterInstance, recipe: str) -> Callable[[], fl
     return find
 
 
-def _request(watch: Watch, source: str, recipe: str) -> dg.RunRequest:
+def _request(watch: SourceWatch, source: str, recipe: str) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=name_request(watch, source, recipe),
         job_name=refresh_name(recipe),

@@ -19,11 +19,10 @@ from ft_pipeline.assets.training import (
 from ft_pipeline.config.recipe import Distillation
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+from ft_pipeline.store.artifact_files import REPORT_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict, expect_zero
 from ft_pipeline.store.store import Draft
-
-REPORT_FILE = "meta/report.json"
 
 
 def define_distillation(chain: Chain) -> list[dg.AssetsDefinition]:

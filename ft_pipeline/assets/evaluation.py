@@ -16,12 +16,12 @@ from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.assets.training import hold_trained, hold_trained_base
 from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.evaluation.compare import COMPARISON_FILE, compare_models
-from ft_pipeline.evaluation.compare import REPORT_FILE as COMPARISON_REPORT
 from ft_pipeline.evaluation.recovery import ENOUGH_RECOVERED, explain_recovery, measure_recovery
 from ft_pipeline.evaluation.report import render_table
 from ft_pipeline.graph.asset_rules import EVALUATED
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE, SET_FILES
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
@@ -45,7 +45,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         inputs = next(iter(drafts.values())).inputs
         task = EvaluateTask(
             base_model=inputs["base_model"].path,
-            val_set=inputs["val_set"].path / "val_set.jsonl",
+            val_set=inputs["val_set"].path / SET_FILES["val_set"],
             val_tokens=inputs["val_tokens"].path,
             generation=chain.recipe.evaluation.generation,
             models={
@@ -56,7 +56,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         report = run_task(context, chain, task)
         for name, draft in drafts.items():
             fill_from_report(draft, report[name])
-            answers = read_jsonl(draft.path / "generations.jsonl")
+            answers = read_jsonl(draft.path / GENERATIONS_FILE)
             shown = [{k: a[k] for k in ("task", "prompt", "generation")} for a in answers[:3]]
             draft.metadata["dagster/row_count"] = len(answers)
             draft.metadata["preview"] = {"markdown": preview_table(shown, width=400)}
@@ -90,7 +90,7 @@ def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
                 n.removesuffix("_evaluation"): draft.inputs[n].path
                 for n in chain.names_of("evaluation")
             },
-            draft.inputs["val_set"].path / "val_set.jsonl",
+            draft.inputs["val_set"].path / SET_FILES["val_set"],
             chain.recipe.evaluation.metrics,
             chain.recipe.evaluation.samples,
             draft.path,

@@ -36,13 +36,19 @@ from ft_pipeline.examples.render.export import (
     read_examples,
     write_side,
 )
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.examples.select.split import Side
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import Request, open_store
 from ft_pipeline.graph.side_files import find_held_out, hash_side_files
 from ft_pipeline.lineage.new_rows import list_known_rows, list_row_ids
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_FILE,
+    REJECTED_FILE,
+    REPORT_FILE,
+    ROWS_FILE,
+    SET_FILES,
+)
 from ft_pipeline.store.artifacts import Artifact, Manifest
 from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
@@ -88,7 +94,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         name,
         description="One record is one prompt/completion pair with the raw rows that it was made "
         "of, its task and its side of the split. Rows that cannot be used are in "
-        "`meta/rejected.jsonl`, with their place and reason.",
+        f"`{REJECTED_FILE}`, with their place and reason.",
         kinds={"duckdb", "parquet"},
     )
     checks = [
@@ -195,7 +201,7 @@ def _count_table(counts: Mapping[str, int]) -> str:
 def _define_side(chain: Chain, name: str, side: Side, checks: list[Check]) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        target = draft.path / f"{name}.jsonl"
+        target = draft.path / SET_FILES[name]
         count = write_side(draft.inputs["prompt_completions"].path / EXAMPLES_FILE, side, target)
         shown = list(islice(iterate_jsonl(target), 3))
         examples = chain.asset("prompt_completions")

@@ -16,7 +16,7 @@ from ft_pipeline.base.durations import to_seconds
 from ft_pipeline.config.recipe import Automation
 
 
-class Watch(BaseModel):
+class SourceWatch(BaseModel):
     """What was seen of one source so far."""
 
     model_config = ConfigDict(frozen=True)
@@ -41,25 +41,25 @@ class Reader:
 class Decision:
     """What a look leads to: recipes to run, what to remember, and why nothing more happens."""
 
-    watch: Watch
+    watch: SourceWatch
     requests: tuple[str, ...]
     reason: str
 
 
-def parse_watch(cursor: str | None) -> Watch:
+def parse_watch(cursor: str | None) -> SourceWatch:
     """Return what a cursor holds; nothing was seen where it is empty or of another version."""
     try:
-        return Watch.model_validate_json(cursor) if cursor else Watch()
+        return SourceWatch.model_validate_json(cursor) if cursor else SourceWatch()
     except ValidationError:
-        return Watch()
+        return SourceWatch()
 
 
-def note_failure(watch: Watch, failure: str) -> Watch:
+def note_failure(watch: SourceWatch, failure: str) -> SourceWatch:
     """Remember that upstream did not answer; the last known revision stays."""
     return watch.model_copy(update={"failure": failure})
 
 
-def decide(watch: Watch, revision: str, readers: Iterable[Reader], now: float) -> Decision:
+def decide(watch: SourceWatch, revision: str, readers: Iterable[Reader], now: float) -> Decision:
     """Compare a revision with the last one and say which recipes run now.
 
     A change is requested for each recipe once: at once, or after its `min_interval`.
@@ -90,7 +90,7 @@ def decide(watch: Watch, revision: str, readers: Iterable[Reader], now: float) -
     return Decision(watch, tuple(requests), "; ".join(reasons) or "nothing is new")
 
 
-def name_request(watch: Watch, source: str, recipe: str) -> str:
+def name_request(watch: SourceWatch, source: str, recipe: str) -> str:
     """Return the run key of a request: Dagster starts no second run of the same key."""
     return f"{recipe} {source} {watch.revision} #{watch.changes}"
 

@@ -23,12 +23,10 @@ from ft_pipeline.examples.read.formats import read_blocks, to_list
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.revisions import read_revision, resolve_revision
 from ft_pipeline.sources.upstream import describe_reading, fetch
+from ft_pipeline.store.artifact_files import SOURCE_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
-
-SOURCE_FILE = "meta/source.json"
-
 
 # dg.multi_observable_source_asset is marked beta in Dagster 1.13; its warning would greet everyone
 # at every load. Drop this when it is stable.

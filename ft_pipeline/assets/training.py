@@ -28,11 +28,18 @@ from ft_pipeline.process.tasks import (
     TrainTask,
 )
 from ft_pipeline.process.tracking.start import follow
+from ft_pipeline.store.artifact_files import (
+    LEARNING_RATE_PICTURE,
+    LENGTHS_PICTURE,
+    LOSS_PICTURE,
+    METRICS_FILE,
+    REPORT_FILE,
+    SET_FILES,
+    TOKENS_FILE,
+)
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict, expect_zero
 from ft_pipeline.store.store import Draft
-
-REPORT_FILE = "meta/report.json"
 
 
 def define_training(chain: Chain) -> list[dg.AssetsDefinition]:
@@ -80,7 +87,7 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         any_draft = next(iter(drafts.values()))
         outputs = {
             name: TokensOutput(
-                examples=draft.inputs[sides[name]].path / f"{sides[name]}.jsonl",
+                examples=draft.inputs[sides[name]].path / SET_FILES[sides[name]],
                 output=draft.path,
             )
             for name, draft in drafts.items()
@@ -91,7 +98,7 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         for name, draft in drafts.items():
             draft.metadata["dagster/row_count"] = report[name]["metadata"]["kept"]
             draft.metadata["dagster/column_schema"] = {"columns": TOKEN_COLUMNS}
-            draft.metadata["lengths"] = {"picture": "meta/lengths.png"}
+            draft.metadata["lengths"] = {"picture": LENGTHS_PICTURE}
             fill_from_report(draft, report[name])
 
     specs = {
@@ -152,15 +159,15 @@ def define_training_of(
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
         with follow(
-            draft.path / "meta" / "metrics.jsonl",
+            draft.path / METRICS_FILE,
             chain.recipe.tracking,
             f"{chain.name}-{name}-{draft.fingerprint[:8]}",
             settings.model_dump(mode="json"),
             chain.project.store / "runs" / f"tracking-{context.run_id}-{name}" / "tracking.log",
         ):
             report = run_task(context, chain, task)
-        draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
-        draft.metadata["learning_rate_curve"] = {"picture": "meta/learning_rate.png"}
+        draft.metadata["loss_curve"] = {"picture": LOSS_PICTURE}
+        draft.metadata["learning_rate_curve"] = {"picture": LEARNING_RATE_PICTURE}
         worst = report["metadata"].pop("worst_examples")
         draft.metadata["worst_examples"] = {"markdown": preview_table(worst)}
         del report["metadata"]["memory_ladder"]  # it is among what was resolved
@@ -206,7 +213,7 @@ def describe_output(settings: Training) -> str:
 
 def _nothing_is_cut_uncounted(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     report = artifact.read_json(REPORT_FILE)
-    lines = (artifact.path / "tokens.jsonl").read_text(encoding="utf-8").count("\n")
+    lines = (artifact.path / TOKENS_FILE).read_text(encoding="utf-8").count("\n")
     counted = report["kept"] + report["dropped_too_long"]
     message = (
         f"{report['examples']} examples = {lines} kept + {report['dropped_too_long']} dropped; "

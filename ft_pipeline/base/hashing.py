@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict
 META = "meta"  # files below it are listed, and are not content
 
 
-class Record(BaseModel):
+class ManifestPart(BaseModel):
     """A frozen part of a manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class FileEntry(Record):
+class FileEntry(ManifestPart):
     """One file of an artifact."""
 
     sha256: str

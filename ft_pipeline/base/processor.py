@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @cache
-def has_fast_bf16() -> bool:
+def cpu_has_fast_bf16() -> bool:
     """Whether bfloat16 is faster than float32 here: a CPU with AMX, AMD's from Zen 4 on.
 
     AVX512-BF16 alone is not enough: twice the speed of fp32 was measured on an AMD EPYC, half of it

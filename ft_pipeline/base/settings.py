@@ -11,7 +11,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,6 +119,20 @@ def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...], origin: st
             node[_position(node, last, override, origin)] = value
         else:
             node[last] = value
+
+
+def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of each nested setting, `("training.lora.r", 16)`.
+
+    A list is one value, but where it holds sections: those count from 0, as in overrides.
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from list_leaves(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
+        yield from list_leaves(dict(enumerate(value)), path)
+    else:
+        yield path, value
 
 
 def _step_into(node: Any, part: str, override: str, origin: str) -> Any:

@@ -23,10 +23,10 @@ from ft_pipeline.evaluation.metrics import (
 )
 from ft_pipeline.evaluation.report import render_report
 from ft_pipeline.examples.render.templates import parse_chain_of_thought
+from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE, LOSSES_FILE
 
 SCORES_FILE = "scores.jsonl"
 COMPARISON_FILE = "comparison.json"
-REPORT_FILE = "meta/report.md"
 
 
 def compare_models(
@@ -41,9 +41,9 @@ def compare_models(
     comparison: dict[str, dict[str, Any]] = {}
     answers: dict[str, list[dict[str, Any]]] = {}
     for model, evaluation in evaluations.items():
-        answers[model] = read_jsonl(evaluation / "generations.jsonl")
+        answers[model] = read_jsonl(evaluation / GENERATIONS_FILE)
         scored = [_score(model, a, references[a["example_id"]], metrics) for a in answers[model]]
-        losses = read_jsonl(evaluation / "losses.jsonl")
+        losses = read_jsonl(evaluation / LOSSES_FILE)
         tokens = sum(r["tokens"] for r in losses)
         loss = sum(r["loss"] for r in losses) / tokens if tokens else math.nan
         summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
@@ -55,7 +55,7 @@ def compare_models(
     text = json.dumps(comparison, indent=1)
     (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
     report = render_report(comparison, answers, references, samples)
-    (folder / REPORT_FILE).write_text(report, encoding="utf-8")
+    (folder / COMPARISON_REPORT).write_text(report, encoding="utf-8")
     return comparison
 
 

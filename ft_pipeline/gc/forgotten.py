@@ -5,8 +5,6 @@ that build, as far as it saw the row's side. The raw artifact that a recipe asks
 it was fetched, and stays until the row is gone upstream.
 """
 
-import shutil
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.file_hashes import sync
-from ft_pipeline.base.locks import is_held, try_lock
+from ft_pipeline.base.locks import is_held
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
 from ft_pipeline.gc.inventory import (
     Item,
@@ -37,11 +34,19 @@ from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.lineage.graph import UNTRACEABLE, follow, list_untraceable
+from ft_pipeline.process.tasks import TASK_FILE
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_TABLE,
+    LOGITS_CACHE,
+    LOGITS_EXAMPLES_FILE,
+    POSITIONS_TABLE,
+    REJECTED_FILE,
+    ROWS_FILE,
+)
 from ft_pipeline.store.artifacts import Key, Manifest, name_of
 from ft_pipeline.store.manifest_graph import build_graph, read_graph
+from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.store.store import Store
-
-EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"
 
 
 def plan_purge(chains: Sequence[Chain]) -> list[Item]:
@@ -124,40 +129,23 @@ def compact_rows(folder: Path, wanted: Collection[bytes]) -> str | None:
 
     Returns why not, where a build holds the cache's lock.
     """
-    with try_lock(folder / "lock", create=True) as free:
+    cache, keys = RowCache(folder), pa.array(sorted(wanted), pa.binary(16))
+    with cache.try_locked() as free:
         if not free:
             return "in use"
-        for shard in sorted(folder.glob("[0-9]*")):
-            _compact_shard(shard, pa.array(sorted(wanted), pa.binary(16)))
+        cache.compact(lambda tables: _keep_answers(tables, keys), (EXAMPLES_TABLE, POSITIONS_TABLE))
     return None
 
 
-def _compact_shard(shard: Path, wanted: pa.Array) -> None:
-    examples = _read(shard / f"{EXAMPLES_TABLE}.arrow")
-    keep = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
-    if keep.all():
-        return
-    if keep.any():
-        positions = _read(shard / f"{POSITIONS_TABLE}.arrow")
-        whose = np.repeat(keep, examples["positions"].to_numpy())
-        tables = {
-            EXAMPLES_TABLE: examples.filter(pa.array(keep)),
-            POSITIONS_TABLE: positions.filter(pa.array(whose)),
-        }
-        draft = shard.with_name(f".draft-{uuid.uuid4().hex[:8]}")
-        draft.mkdir()
-        for name, table in tables.items():
-            with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
-                writer.write_table(table)
-            sync(draft / f"{name}.arrow")
-        last = max(int(other.name) for other in shard.parent.glob("[0-9]*"))
-        draft.rename(shard.with_name(f"{last + 1:06}"))
-    shutil.rmtree(shard)
-
-
-def _read(file: Path) -> pa.Table:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        return reader.read_all()
+def _keep_answers(tables: Mapping[str, pa.Table], wanted: pa.Array) -> dict[str, pa.Table]:
+    """Return the examples of these keys, and the runs of positions that are theirs."""
+    examples = tables[EXAMPLES_TABLE]
+    stays = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
+    whose = np.repeat(stays, examples["positions"].to_numpy())
+    return {
+        EXAMPLES_TABLE: examples.filter(pa.array(stays)),
+        POSITIONS_TABLE: tables[POSITIONS_TABLE].filter(pa.array(whose)),
+    }
 
 
 def _find_rows(
@@ -204,13 +192,13 @@ def _source_of(item: Item) -> str | None:
 
 def _tells(item: Item, going: Iterable[str]) -> bool:
     """Whether a worker's folder is of a build that goes, or has what was repeated by hand."""
-    config = item.path / "config.json"
+    config = item.path / TASK_FILE
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     return (item.path / "output").exists() or any(fingerprint in text for fingerprint in going)
 
 
 def _is_compacted(item: Item) -> bool:
-    return item.kind == "rows" and item.asset == TEACHER_LOGITS.name
+    return item.kind == "rows" and item.asset == LOGITS_CACHE
 
 
 def _explain_rows(item: Item) -> str:
@@ -223,5 +211,5 @@ def _collect_keys(store: Store, manifests: Mapping[Key, Manifest]) -> set[bytes]
     found: set[bytes] = set()
     for key in manifests:
         if name_of(key[0]) == TEACHER_LOGITS.name:
-            found |= set(_read(store.folder(*key) / "examples.arrow")["key"].to_pylist())
+            found |= set(map_table(store.folder(*key) / LOGITS_EXAMPLES_FILE)["key"].to_pylist())
     return found

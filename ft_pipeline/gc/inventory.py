@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ft_pipeline.base.project import STORE_FOLDERS
 from ft_pipeline.store.artifacts import MANIFEST, Key, Manifest
+from ft_pipeline.store.row_cache import list_caches
 from ft_pipeline.store.store import DRAFT_MARK, REPLACED_MARK, Store
 
 GONE_MARK = ".gone-"  # of what `gc` is removing
@@ -93,11 +94,7 @@ def list_logs(store: Store) -> list[Item]:
 def list_rows(store: Store) -> list[Item]:
     """Return the configurations of the row cache that hold something; used when last locked."""
     root = store.root / "rows"
-    return [
-        _item("rows", Store(root), folder, folder / "lock")
-        for folder in sorted(root.glob("*/*"))
-        if any(folder.glob("[0-9]*"))
-    ]
+    return [_item("rows", Store(root), c.folder, c.lock_file) for c in list_caches(root)]
 
 
 def read_manifests(store: Store, items: Iterable[Item]) -> dict[Key, Manifest]:

@@ -36,6 +36,7 @@ from ft_pipeline.graph.lookup import Lookup, MissingInputs, open_store
 from ft_pipeline.store.artifacts import MANIFEST, Key, Manifest
 from ft_pipeline.store.manifest_graph import build_graph
 from ft_pipeline.store.remote import RemoteError
+from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, Store
 
 LOG_DAYS = 14.0
@@ -244,11 +245,11 @@ def remove_rows(folder: Path) -> str | None:
 
     Returns why not, where a build holds the lock.
     """
-    with try_lock(folder / "lock", create=True) as free:
+    cache = RowCache(folder)
+    with cache.try_locked() as free:
         if not free:
             return "in use"
-        for shard in [*folder.glob("[0-9]*"), *folder.glob(".draft-*")]:
-            shutil.rmtree(shard, ignore_errors=True)
+        cache.clear()
     return None
 
 

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from shutil import which
 from typing import Any
 
-from ft_pipeline.base.processor import has_fast_bf16
+from ft_pipeline.base.processor import cpu_has_fast_bf16
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.config.steps import StepPlan, plan_steps
 from ft_pipeline.graph.asset_rules import TRAIN_TOKENS
 from ft_pipeline.graph.lookup import Lookup
+from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE, REPORT_FILE
 from ft_pipeline.store.artifacts import Artifact
 
 # Bytes a weight. NF4 with double quantization: 4 bits, and 0.127 for the constants (QLoRA, sec. 3).
@@ -90,15 +91,15 @@ def estimate_asset(lookup: Lookup, name: str) -> tuple[StepPlan, Estimate] | Non
     if base is None or tokens is None:
         return None
     settings = chain.training(name)
-    report = tokens.read_json("meta/report.json")
+    report = tokens.read_json(REPORT_FILE)
     plan = plan_steps(settings, report["kept"])
-    config = read_sizes(base.read_json("config.json"))
+    config = read_sizes(base.read_json(MODEL_CONFIG_FILE))
     if config is None:
         return None
     dtype = settings.precision
     on_gpu = which("nvidia-smi") is not None
     if dtype == "auto":
-        dtype = "bf16" if on_gpu or has_fast_bf16() else "fp32"
+        dtype = "bf16" if on_gpu or cpu_has_fast_bf16() else "fp32"
     speed = _find_speed(lookup, name)
     return plan, estimate_training(settings, config, report, plan.steps, dtype, speed, on_gpu)
 

@@ -19,23 +19,24 @@ from typing import Any
 
 import duckdb
 
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
-from ft_pipeline.lineage.receipt import Link, list_leaves
+from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.lineage.trace import (
-    Examples,
+    ExampleFiles,
     choose_format,
     collect_links,
     find_examples,
     list_absent,
     select_rows,
 )
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE
 
 FIRST = 5
-KINDS = {"settings": "setting", "libraries": "library", "code_version": "code version"}
+INGREDIENT_NAMES = {"settings": "setting", "libraries": "library", "code_version": "code version"}
 COLUMNS = "row_id, source, file, line, side, question"
 
 
@@ -88,14 +89,14 @@ def _list_ingredients(link: Link) -> Iterator[tuple[tuple[str, str], Any]]:
         return
     for path, value in list_leaves(link.ingredients.model_dump(exclude={"inputs"})):
         group, _, name = path.partition(".")
-        kind = "revision" if (group, name) == ("settings", "revision") else KINDS[group]
+        kind = "revision" if (group, name) == ("settings", "revision") else INGREDIENT_NAMES[group]
         yield (kind, name), value
     for path, value in list_leaves(link.resolved):
         yield ("machine", path), value
 
 
 def _compare_rows(
-    a: Examples, b: Examples, export: Path | None, form: str | None
+    a: ExampleFiles, b: ExampleFiles, export: Path | None, form: str | None
 ) -> dict[str, Any]:
     with duckdb.connect() as con:
         if a == b:
@@ -123,7 +124,7 @@ def _compare_rows(
 
 
 def _describe_rows(
-    con: duckdb.DuckDBPyConnection, change: str, examples: Examples
+    con: duckdb.DuckDBPyConnection, change: str, examples: ExampleFiles
 ) -> dict[str, Any]:
     names = ("source", "file", "side", "rows")
     by_file = con.execute(
@@ -151,7 +152,7 @@ def _describe_rows(
     }
 
 
-def _find_prompts(row_ids: list[str], examples: Examples) -> dict[str, str]:
+def _find_prompts(row_ids: list[str], examples: ExampleFiles) -> dict[str, str]:
     """Return the prompt of an example of each row, for rows whose question was not kept."""
     found: dict[str, str] = {}
     for folder in examples if row_ids else ():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.base.jsonl import iterate_jsonl
 from ft_pipeline.config.sources import Source
 from ft_pipeline.examples.read.rows import compute_row_id, make_reader
-from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
+from ft_pipeline.store.artifact_files import REJECTED_FILE, ROWS_FILE
 
 
 def list_row_ids(source: str, declared: Source, parser: str, files: Mapping[str, Path]) -> set[str]:

@@ -18,9 +18,7 @@ from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.verdict import Broken, name_link
 from ft_pipeline.sources.incoming import PREFIX, split_revision
 from ft_pipeline.sources.remote_files import is_remote
-
-SOURCE_FILE = f"{META}/source.json"
-BASE_FILE = "base.json"
+from ft_pipeline.store.artifact_files import BASE_FILE, SOURCE_FILE
 
 
 def check_origin(folder: Path, link: Link) -> Iterator[Broken]:

@@ -27,7 +27,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.hashing import META, Record
+from ft_pipeline.base.hashing import (
+    META,
+    ManifestPart,
+)
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.store.artifacts import (
     Artifact,
@@ -44,7 +48,7 @@ RECEIPT_FILE = "meta/receipt.json"
 RECIPE_FILE = "meta/recipe.json"
 
 
-class Link(Record):
+class Link(ManifestPart):
     """What a receipt says of one artifact; the first three alone if the store had lost it."""
 
     asset: str
@@ -70,7 +74,7 @@ class Link(Record):
         return name_of(self.asset)
 
 
-class RecordedRecipe(Record):
+class RecordedRecipe(ManifestPart):
     """The recipe that an artifact was built by, overrides put in, every default written out."""
 
     name: str
@@ -170,17 +174,6 @@ def make_link(manifest: Manifest) -> Link:
         seconds=manifest.seconds,
         run_id=manifest.run_id,
     )
-
-
-def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of each setting, `("training.lora.r", 16)`."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from list_leaves(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        yield from list_leaves(dict(enumerate(value)), path)
-    else:
-        yield path, value
 
 
 def _list_seeds(links: Iterable[Link]) -> Iterator[tuple[str, int]]:

@@ -22,7 +22,7 @@ from ft_pipeline.store.manifest_graph import Visit, walk_behind
 from ft_pipeline.store.remote import RemoteError
 from ft_pipeline.store.store import DamagedArtifact, Store
 
-FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind its asset or alone
+SHORT_FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind its asset or alone
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
     path = Path(word).expanduser()
     if path.exists():
         return _read_path(chain, path.resolve())
-    if re.fullmatch(FINGERPRINT, word):
+    if re.fullmatch(SHORT_FINGERPRINT, word):
         return _find_fingerprint(chain, word)
     if "/" in word:
         raise PipelineError(

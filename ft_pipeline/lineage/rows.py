@@ -23,23 +23,32 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.config.recipe import list_recipes
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE, REJECTED_FILE, ROWS_FILE
 from ft_pipeline.graph.asset_rules import EXAMPLES, find_rule
 from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage import graph as lineage
 from ft_pipeline.lineage.graph import follow, is_model, keeps_rows
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_FILE,
+    EXAMPLES_TABLE,
+    IGNORED,
+    LOGITS_CACHE,
+    LOGITS_EXAMPLES_FILE,
+    REJECTED_FILE,
+    ROWS_FILE,
+    TOKENS_FILE,
+)
 from ft_pipeline.store.artifacts import Key, Manifest, recipe_of
 from ft_pipeline.store.manifest_graph import ManifestGraph, read_graph
+from ft_pipeline.store.row_cache import list_caches
 from ft_pipeline.store.store import Store
 
-TOKENS_FILE = "tokens.jsonl"
-LOGITS_EXAMPLES_FILE = "examples.arrow"
 # Bytes of tokens that are read through for an example; they have no order to search by.
 LARGEST_LOOKED_INTO = 64_000_000
 
@@ -282,7 +291,7 @@ def _count_tokens(file: Path, example_ids: Sequence[str]) -> dict[str, dict[str,
         line = _find_line(file, f'"example_id": "{example_id}"')
         found[example_id] = line and {
             "tokens": len(line["input_ids"]),
-            "trained": sum(label != -100 for label in line["labels"]),
+            "trained": sum(label != IGNORED for label in line["labels"]),
         }
     return found
 
@@ -291,23 +300,22 @@ def _find_answers(
     store: Store, folder: Path, example_ids: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield how many positions the teacher answered for each example, and the caches with them."""
-    with pa.ipc.open_file(pa.memory_map(str(folder / LOGITS_EXAMPLES_FILE))) as reader:
-        table = reader.read_all()
+    table = map_table(folder / LOGITS_EXAMPLES_FILE)
     for example_id in example_ids:
         at = pc.index(table["example_id"], example_id).as_py()  # pa.array would import pandas
         if at < 0:
             continue
         key = table["key"][at].as_py()
         cached = sorted(
-            file.parent.relative_to(store.root).as_posix()
-            for file in (store.root / "rows/teacher_logits").glob("*/[0-9]*/examples.arrow")
-            if _has_key(file, key)
+            shard.relative_to(store.root).as_posix()
+            for cache in list_caches(store.root / "rows", LOGITS_CACHE)
+            for shard, tables in cache.read_shards((EXAMPLES_TABLE,))
+            if _has_key(tables[EXAMPLES_TABLE], key)
         )
         positions = table["positions"][at].as_py()
         yield example_id, {"positions": positions, "cached_in": cached}
 
 
-def _has_key(file: Path, key: bytes) -> bool:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        keys = reader.read_all()["key"]
+def _has_key(examples: pa.Table, key: bytes) -> bool:
+    keys = examples["key"]
     return bool(pc.index(keys, pa.scalar(key, keys.type)).as_py() >= 0)

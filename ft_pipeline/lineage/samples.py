@@ -8,13 +8,11 @@ from typing import Any
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.jsonl import iterate_jsonl
 from ft_pipeline.examples.render.export import read_examples
-from ft_pipeline.examples.render.outputs import EXAMPLES_FILE
 from ft_pipeline.graph.asset_rules import BASE_MODEL, EXAMPLES
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline.lineage.records import find_stored
-
-IGNORED = -100
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE, IGNORED, TOKENS_FILE
 
 
 def collect_samples(
@@ -79,7 +77,7 @@ def _find_tokens(chain: Chain, wanted: set[str]) -> dict[str, list[dict[str, Any
         if artifact is None:
             continue
         base = lookup.pull(BASE_MODEL.name)
-        for record in iterate_jsonl(artifact.path / "tokens.jsonl"):
+        for record in iterate_jsonl(artifact.path / TOKENS_FILE):
             if record["example_id"] in wanted:
                 found[record["example_id"]] = _decode(base.path / "tokenizer.json", record)
     return found

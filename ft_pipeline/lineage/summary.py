@@ -6,10 +6,11 @@ It says what a reader of a model's page asks first, and the commands that say th
 import re
 from collections.abc import Iterator, Mapping
 
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.graph.asset_rule import AssetRule, Kind
 from ft_pipeline.graph.asset_rules import BASE_MODEL, RULES, find_rule
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, list_leaves, make_link
+from ft_pipeline.lineage.receipt import RECEIPT_FILE, Link, make_link
 from ft_pipeline.lineage.records import Records
 from ft_pipeline.lineage.trace import collect_links, find_examples, open_rows
 from ft_pipeline.store.artifacts import Artifact

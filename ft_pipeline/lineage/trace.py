@@ -16,18 +16,18 @@ import duckdb
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.outputs import ROWS_FILE
 from ft_pipeline.graph.asset_rules import EXAMPLES
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.lineage.graph import split_of
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
+from ft_pipeline.store.artifact_files import ROWS_FILE
 from ft_pipeline.store.manifest_graph import Visit
 
 SPLITS = frozenset({"train", "val"})
 # Folders of stored examples, and the sides of them that something was made of.
-Examples = Mapping[Path, frozenset[str]]
+ExampleFiles = Mapping[Path, frozenset[str]]
 
 
 def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def collect_links(records: Records, link: Link) -> dict[str, Link]:
     return links
 
 
-def find_examples(records: Records, link: Link) -> Examples:
+def find_examples(records: Records, link: Link) -> ExampleFiles:
     """Return the stored examples behind an artifact, and which splits of them it saw."""
     found: dict[Path, set[str]] = {}
     for split in sorted(SPLITS):
@@ -155,14 +155,14 @@ def list_absent(records: Records, link: Link) -> list[str]:
     ]
 
 
-def open_rows(examples: Examples) -> duckdb.DuckDBPyConnection:
+def open_rows(examples: ExampleFiles) -> duckdb.DuckDBPyConnection:
     """Return a database whose view `rows` are the rows of examples, each once."""
     con = duckdb.connect()
     con.execute(f"CREATE VIEW rows AS {select_rows(examples)}")
     return con
 
 
-def select_rows(examples: Examples, columns: str = "row_id, source, file, line, side") -> str:
+def select_rows(examples: ExampleFiles, columns: str = "row_id, source, file, line, side") -> str:
     """Return the query of the rows that something saw, each once a side.
 
     Two builds may have read a row at two lines of its file; the newer of equal ones is not known.

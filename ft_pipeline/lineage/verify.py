@@ -4,7 +4,7 @@ Every hash is computed again, no stamp is believed: of each file against its man
 version over the files, of the fingerprint over the ingredients, of the raw files against their
 upstream revision; and every link against what the next one says it read. Shortened:
 
-    verify(chain, found) → Verdict(broken=(Broken("raw_trivia 0573557a40b4", "trivia.csv",
+    verify(chain, found) → Verification(broken=(Broken("raw_trivia 0573557a40b4", "trivia.csv",
         expected="sha256 7e17…", found="sha256 91ab…"),), absent=("val_set 91ab…",), …)
 
 What is no longer stored is `absent`, which is not `broken`: the receipt's record of it is checked.
@@ -42,7 +42,7 @@ REBUILT_OTHERWISE = {"created_at", "seconds", "run_id", "resolved", "inputs", "f
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What was found: broken links, what is not here, and how much was checked."""
 
     model: str
@@ -67,12 +67,12 @@ class Verdict:
         }
 
 
-def verify(chain: Chain, found: Found) -> Verdict:
+def verify(chain: Chain, found: Found) -> Verification:
     """Check an artifact and all behind it. Never raises for what is broken."""
-    return _Verification(open_store(chain), found).run()
+    return _Verifier(open_store(chain), found).run()
 
 
-class _Verification:
+class _Verifier:
     def __init__(self, store: Store, found: Found) -> None:
         self._store, self._found = store, found
         self._broken: list[Broken] = []
@@ -83,7 +83,7 @@ class _Verification:
         receipt = found.receipt
         self._behind = {(x.asset, x.fingerprint): x for x in receipt.behind} if receipt else {}
 
-    def run(self) -> Verdict:
+    def run(self) -> Verification:
         found = self._found
         self._check_artifact(found)
         self._links[found.link.asset, found.link.fingerprint] = found.link
@@ -98,7 +98,7 @@ class _Verification:
         if found.receipt is not None:
             self._check_behind(found.receipt)
         checked = [link for link in self._links.values() if link is not None]
-        return Verdict(
+        return Verification(
             name_link(found.link),
             tuple(dict.fromkeys(self._broken)),
             tuple(dict.fromkeys(self._absent)),

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.reaper import end_group, read_grace
-from ft_pipeline.process.tasks import WorkerTask
+from ft_pipeline.process.tasks import LOG_FILE, TASK_FILE, WorkerTask
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -56,12 +56,12 @@ def run_worker(context: "dg.AssetExecutionContext", task: WorkerTask, runs: Path
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
-        command = worker_command(task.name, folder / "config.json")
+        command = worker_command(task.name, folder / TASK_FILE)
         code, lines = run_in_group(command, session.get_bootstrap_env_vars(), folder)
     messages = session.get_custom_messages()
     for message in messages:
         if isinstance(message, dict) and "error" in message:
-            raise WorkerFailed(f"{message['error']}\n(worker's log: {folder / 'worker.log'})")
+            raise WorkerFailed(f"{message['error']}\n(worker's log: {folder / LOG_FILE})")
     reports = [m["report"] for m in messages if isinstance(m, dict) and "report" in m]
     if code != 0 or not reports:
         raise WorkerFailed(explain_end(task.name, code, lines, folder))
@@ -94,7 +94,7 @@ def run_in_group(
     tail: deque[str] = deque(maxlen=LAST_LINES)
     assert process.stdout is not None
     reader = threading.Thread(
-        target=_forward, args=(process.stdout, folder / "worker.log", tail), daemon=True
+        target=_forward, args=(process.stdout, folder / LOG_FILE, tail), daemon=True
     )
     with contextlib.ExitStack() as stack:
         try:
@@ -125,10 +125,10 @@ def explain_end(task: str, code: int, lines: list[str], folder: Path) -> str:
     else:
         what = f"failed with exit code {code}"
     shown = "\n".join(lines[-LAST_LINES:])
-    command = " ".join(worker_command(task, folder / "config.json")[1:])
+    command = " ".join(worker_command(task, folder / TASK_FILE)[1:])
     return (
         f"The worker of task {task} {what}.\nIts last lines:\n{shown}\n"
-        f"Whole log: {folder / 'worker.log'}. To repeat it by hand: python {command}"
+        f"Whole log: {folder / LOG_FILE}. To repeat it by hand: python {command}"
     )
 
 
@@ -137,7 +137,7 @@ def _write_config(task: WorkerTask, runs: Path) -> Path:
     folder = runs / f"{stamp}-{task.name}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
     text = task.model_dump_json(indent=1)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / TASK_FILE).write_text(text + "\n", encoding="utf-8")
     return folder
 
 

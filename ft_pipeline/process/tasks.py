@@ -19,6 +19,10 @@ from ft_pipeline.config.recipe import (
     Training,
 )
 
+# In the folder of a worker's run.
+TASK_FILE = "config.json"
+LOG_FILE = "worker.log"
+
 
 class HeldModel(Section):
     """A model as it is held in memory: a base, with an adapter or a whole model instead."""

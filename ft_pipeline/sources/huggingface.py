@@ -20,7 +20,7 @@ from ft_pipeline.sources.files import (
 )
 from ft_pipeline.sources.hub_data_files import list_data_files
 
-LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co/settings/tokens"
+HUB_LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co/settings/tokens"
 
 
 def resolve_commit(name: str, source: HuggingFaceSource) -> str:
@@ -100,15 +100,18 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
         problem = "wants a login that it knows (HTTP 401)"
         remedy = (
             f"Check `{name}.id` in sources.yaml (a data set that does not exist looks like a "
-            f"private one), log in: {LOGIN}, and {terms}"
+            f"private one), log in: {HUB_LOGIN}, and {terms}"
         )
     elif status == 403 or kind in ("GatedRepoError", "DisabledRepoError"):
         problem = f"refuses access to this account (HTTP {status or 403})"
-        remedy = f"With the account of the token, {terms}; else take a token that may read: {LOGIN}"
+        remedy = (
+            f"With the account of the token, {terms}; else take a token that may read: {HUB_LOGIN}"
+        )
     elif status == 404:
         problem = f"has no such data set, revision or file (HTTP 404, {kind})"
         remedy = (
-            f"Check `{name}.id` and `{name}.revision` in sources.yaml; for a private one, {LOGIN}"
+            f"Check `{name}.id` and `{name}.revision` in sources.yaml; for a private one, "
+            f"{HUB_LOGIN}"
         )
     elif isinstance(error, OfflineModeIsEnabled):
         problem, remedy = "was not asked, because HF_HUB_OFFLINE is set", "Unset HF_HUB_OFFLINE"
@@ -121,7 +124,7 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
         problem = f"could not be reached, or the transfer broke off ({kind})"
         remedy = (
             "Check the network and HF_ENDPOINT and run again; where the data set needs an account, "
-            + LOGIN
+            + HUB_LOGIN
         )
     return PipelineError(
         f"source {name}: the Hugging Face hub {problem} for {source.id}. {remedy}. {SAMPLE}"

@@ -21,7 +21,7 @@ from ft_pipeline.sources.files import (
     select_files,
 )
 
-LOGIN = (
+KAGGLE_LOGIN = (
     "create a token on kaggle.com/settings and set KAGGLE_API_TOKEN (or KAGGLE_USERNAME and "
     "KAGGLE_KEY)"
 )
@@ -98,12 +98,12 @@ def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError
         remedy = "Set KAGGLE_API_TOKEN to the token alone, without blanks or line breaks around it"
     elif status == 401:
         problem = "wants a login that it knows (HTTP 401)"
-        remedy = f"Log in: {LOGIN}"
+        remedy = f"Log in: {KAGGLE_LOGIN}"
     elif status == 403:
         problem = "refuses access to this account (HTTP 403)"
         remedy = (
             f"Check `{name}.handle` in sources.yaml (a data set that does not exist can look like "
-            f"a private one), accept the terms on its page if there are any; else {LOGIN}"
+            f"a private one), accept the terms on its page if there are any; else {KAGGLE_LOGIN}"
         )
     elif status == 404:
         problem = "has no such data set or version (HTTP 404)"
@@ -112,8 +112,10 @@ def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError
         problem, remedy = known
     elif isinstance(error, requests.exceptions.RequestException):
         problem = f"could not be reached, or the transfer broke off ({kind})"
-        remedy = f"Check the network and run again; where the data set needs an account, {LOGIN}"
+        remedy = (
+            f"Check the network and run again; where the data set needs an account, {KAGGLE_LOGIN}"
+        )
     else:
         problem = f"gave no usable answer ({kind}: {' '.join(str(error).split())})"
-        remedy = f"Check the network and run again; if it is about credentials, {LOGIN}"
+        remedy = f"Check the network and run again; if it is about credentials, {KAGGLE_LOGIN}"
     return PipelineError(f"source {name}: Kaggle {problem} for {source.handle}. {remedy}. {SAMPLE}")

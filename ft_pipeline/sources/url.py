@@ -27,7 +27,7 @@ from ft_pipeline.base.network.secrets import hidden_in_logs, hide_secrets
 from ft_pipeline.base.network.timeouts import read_timeout
 from ft_pipeline.config.sources import UrlSource
 
-CHUNK = 2**20
+BYTES_AT_ONCE = 2**20
 GZIP = ("gzip", "x-gzip")
 # Pauses of 0, 1, 2 and 4 seconds, or as long as Retry-After says, but for two minutes at most.
 RETRY = urllib3.Retry(
@@ -117,7 +117,7 @@ def _read(
     if length is not None and length > source.max_bytes:
         raise _too_large(name, source, f"{length} bytes")
     digest, size = hashlib.sha256(), 0
-    for chunk in response.raw.stream(CHUNK, decode_content=False):
+    for chunk in response.raw.stream(BYTES_AT_ONCE, decode_content=False):
         size += len(chunk)
         if size > source.max_bytes:
             raise _too_large(name, source, f"more than {source.max_bytes} bytes")

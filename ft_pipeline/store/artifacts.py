@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import Field
 
-from ft_pipeline.base.hashing import META, FileEntry, Record, hash_json
+from ft_pipeline.base.hashing import META, FileEntry, ManifestPart, hash_json
+from ft_pipeline.base.settings import list_leaves
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -29,7 +30,7 @@ FORMAT = 1
 Key = tuple[str, str]  # asset, fingerprint
 
 
-class Ingredients(Record):
+class Ingredients(ManifestPart):
     """What was asked for: all that decides an artifact's content."""
 
     code_version: str
@@ -44,7 +45,7 @@ class Ingredients(Record):
 
     def differences(self, other: "Ingredients") -> list[str]:
         """Name each ingredient that differs, from `other` (old) to this one (new)."""
-        old, new = _flatten(other.model_dump()), _flatten(self.model_dump())
+        old, new = dict(list_leaves(other.model_dump())), dict(list_leaves(self.model_dump()))
         return [
             _describe_change(path, old.get(path), new.get(path))
             for path in sorted(old.keys() | new.keys())
@@ -52,7 +53,7 @@ class Ingredients(Record):
         ]
 
 
-class CheckResult(Record):
+class CheckResult(ManifestPart):
     """The stored outcome of one check."""
 
     name: str
@@ -63,7 +64,7 @@ class CheckResult(Record):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class InputEntry(Record):
+class InputEntry(ManifestPart):
     """Which artifact was read."""
 
     asset: str
@@ -75,7 +76,7 @@ class InputEntry(Record):
         return self.asset, self.fingerprint
 
 
-class Manifest(Record):
+class Manifest(ManifestPart):
     """All that is known of one artifact; written last."""
 
     format: int = FORMAT
@@ -102,7 +103,7 @@ class Manifest(Record):
         return name_of(self.asset)
 
 
-class Artifact(Record):
+class Artifact(ManifestPart):
     """A whole artifact in the local store."""
 
     path: Path
@@ -157,18 +158,6 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {
-            key: leaf
-            for name, inner in value.items()
-            for key, leaf in _flatten(inner, f"{path}.{name}" if path else str(name)).items()
-        }
-    if isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
-        return _flatten(dict(enumerate(value)), path)
-    return {path: value}
 
 
 def _describe_change(path: str, old: Any, new: Any) -> str:

@@ -22,8 +22,10 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 from safetensors import SafetensorError
 
 from ft_pipeline.base.errors import PipelineError, explain_os_error
+from ft_pipeline.base.hashing import META
 from ft_pipeline.base.settings import validate
 from ft_pipeline.process.tasks import (
+    TASK_FILE,
     TASKS,
     BaseModelTask,
     EvaluateTask,
@@ -160,9 +162,9 @@ def _redirect_output(task: WorkerTask, folder: Path) -> WorkerTask:
             part["output"] = str(folder / asset)
     else:
         data["output"] = str(folder)
-    moved = validate(type(task), data, "config.json")
+    moved = validate(type(task), data, TASK_FILE)
     for output in _outputs(moved):
-        (output / "meta").mkdir(parents=True, exist_ok=True)
+        (output / META).mkdir(parents=True, exist_ok=True)
     return moved
 
 

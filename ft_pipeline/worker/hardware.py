@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from ft_pipeline.base import processor
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.processor import cpu_has_fast_bf16
 
 
 def choose_threads() -> int:
@@ -28,10 +28,10 @@ def choose_device() -> str:
 
 
 def has_fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or processor.py's word."""
+    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or cpu_has_fast_bf16."""
     if choose_device() == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
-    return processor.has_fast_bf16()
+    return cpu_has_fast_bf16()
 
 
 def choose_dtype(precision: str) -> torch.dtype:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.worker.data.batches import IGNORED
+from ft_pipeline.store.artifact_files import IGNORED
 
 # Logits that are held at once: 64 MB in float32. Smaller chunks are no faster on a CPU.
 CHUNK_ELEMENTS = 1 << 24

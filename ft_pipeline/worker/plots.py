@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
+from ft_pipeline.store.artifact_files import LEARNING_RATE_PICTURE, LOSS_PICTURE
+
 
 def plot_lengths(lengths: Sequence[int], max_length: int, target: Path) -> None:
     """Draw the histogram of example lengths in tokens."""
@@ -23,8 +25,8 @@ def plot_lengths(lengths: Sequence[int], max_length: int, target: Path) -> None:
     _save(figure, target)
 
 
-def plot_training(records: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw loss.png (training, raw and smoothed, and validation) and learning_rate.png."""
+def plot_training(records: Sequence[dict[str, Any]], artifact: Path) -> None:
+    """Draw the loss (training, raw and smoothed, and validation) and the learning rate."""
     logged = [record for record in records if "loss" in record]
     evaluated = [record for record in records if "eval_loss" in record]
     steps, losses = [r["step"] for r in logged], [r["loss"] for r in logged]
@@ -37,12 +39,12 @@ def plot_training(records: Sequence[dict[str, Any]], folder: Path) -> None:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats a token)")
     axes.legend(frameon=False)
-    _save(figure, folder / "loss.png")
+    _save(figure, artifact / LOSS_PICTURE)
     figure, axes = pyplot.subplots(figsize=(6, 2), dpi=80)
     axes.plot(steps, [r["learning_rate"] for r in logged], color="#4f43dd")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("learning rate")
-    _save(figure, folder / "learning_rate.png")
+    _save(figure, artifact / LEARNING_RATE_PICTURE)
 
 
 def _smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:

@@ -13,6 +13,7 @@ from ft_pipeline.base.project import Project
 from ft_pipeline.base.settings import (
     SettingsError,
     apply_overrides,
+    list_leaves,
     parse_yaml,
     read_yaml,
     validate,
@@ -492,3 +493,11 @@ def test_a_student_is_not_cut_out_of_what_cannot_be_merged(tmp_path: Path) -> No
     data["distillation"] = {"student": {"prune": {"layers": 2, "source": "finetuned"}}}
     with pytest.raises(SettingsError, match="bottleneck adapters cannot be merged"):
         load_text(tmp_path, yaml.safe_dump(data))
+
+
+def test_a_leaf_has_the_path_by_which_an_override_sets_it() -> None:
+    data = {"inputs": [{"n": 1}, {"n": 2}], "lora": {"r": 8, "modules": ["q", "v"]}, "seed": None}
+    leaves = {"inputs.0.n": 1, "inputs.1.n": 2, "lora.r": 8, "lora.modules": ["q", "v"]}
+    assert dict(list_leaves(data)) == {**leaves, "seed": None}
+    apply_overrides(data, ("inputs.1.n=5",), "FT_OVERRIDES")
+    assert dict(list_leaves(data))["inputs.1.n"] == 5

@@ -121,7 +121,7 @@ def test_a_build_and_a_removal_at_the_same_time_disturb_each_other_not(tmp_path:
 def test_rows_are_not_removed_under_the_lock_of_a_build(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    cache = RowCache(tmp_path, "minhash", {})
+    cache = RowCache.of(tmp_path, "minhash", {})
     with cache.locked():
         cache.append({"numbers": pa.table({"n": [1]})})
         assert remove_rows(cache.folder) == "in use"
@@ -134,7 +134,7 @@ def test_rows_are_not_removed_under_the_lock_of_a_build(tmp_path: Path) -> None:
 
 
 def test_the_time_of_a_caches_last_lock_is_its_last_use(tmp_path: Path) -> None:
-    cache = RowCache(tmp_path, "minhash", {})
+    cache = RowCache.of(tmp_path, "minhash", {})
     with cache.locked():
         pass
     os.utime(cache.folder / "lock", (1, 1))
@@ -148,7 +148,7 @@ def test_a_teachers_answers_are_kept_for_the_wanted_examples_alone(tmp_path: Pat
 
     from ft_pipeline.gc.forgotten import compact_rows
 
-    cache = RowCache(tmp_path, "teacher_logits", {})
+    cache = RowCache.of(tmp_path, "teacher_logits", {})
     shards = [((b"a", 2), (b"b", 1)), ((b"c", 3),), ((b"d", 1),)]
     with cache.locked():
         for shard in shards:

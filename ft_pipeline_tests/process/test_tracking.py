@@ -20,7 +20,7 @@ import pytest
 
 from ft_pipeline.config.sections.tracking import Mlflow, Tracking, Wandb
 from ft_pipeline.process.tracking.follower import MetricsFile
-from ft_pipeline.process.tracking.start import follow, hide_secrets
+from ft_pipeline.process.tracking.start import follow, hide_credentials
 from ft_pipeline.process.tracking.trackers import flatten
 
 WANDB_KEY = "0123456789abcdef" * 3
@@ -220,7 +220,7 @@ def test_settings_become_flat_parameters() -> None:
 
 def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    shown = hide_secrets("http://me:horse@host:5000/api refused t0ken; http://other/a@b")
+    shown = hide_credentials("http://me:horse@host:5000/api refused t0ken; http://other/a@b")
     assert shown == "http://***@host:5000/api refused ***; http://other/a@b"
 
 

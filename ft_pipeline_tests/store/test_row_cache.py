@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.examples.select.near import NearIndex
 from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline_tests.conftest import ROOT
@@ -22,7 +23,7 @@ def make_table(*numbers: int) -> pa.Table:
 
 
 def open_cache(root: Path, **configuration: object) -> RowCache:
-    return RowCache(root, "squares", configuration or {"power": 2})
+    return RowCache.of(root, "squares", configuration or {"power": 2})
 
 
 def append(cache: RowCache, *numbers: int) -> None:
@@ -57,7 +58,7 @@ def test_a_shard_holds_several_tables(tmp_path: Path) -> None:
 def test_another_kind_or_configuration_has_shards_of_its_own(tmp_path: Path) -> None:
     append(open_cache(tmp_path), 1)
     assert open_cache(tmp_path, power=3).read() == []
-    assert RowCache(tmp_path, "cubes", {"power": 2}).read() == []
+    assert RowCache.of(tmp_path, "cubes", {"power": 2}).read() == []
 
 
 def test_the_order_of_settings_does_not_matter(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from ft_pipeline.store.row_cache import RowCache
-cache = RowCache(Path(sys.argv[1]), "squares", {"power": 2})
+cache = RowCache.of(Path(sys.argv[1]), "squares", {"power": 2})
 first = int(sys.argv[2])
 for number in range(first, first + int(sys.argv[3])):
     with cache.locked():
@@ -138,6 +139,67 @@ def test_a_second_writer_waits_for_the_first(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
+def keep_even(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    numbers = tables["rows"]["number"].to_pylist()
+    return {"rows": make_table(*(n for n in numbers if n % 2 == 0))}
+
+
+def test_compacting_keeps_the_rows_that_are_asked_for(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    for numbers in ((1, 2), (3, 5), (4, 6)):
+        append(cache, *numbers)
+    with cache.locked():
+        cache.compact(keep_even)
+    # The third is as it was; the second has no row left; of the first, a new shard behind.
+    assert read_numbers(cache) == [[4, 6], [2]]
+    assert [shard.name for shard, _ in cache.read_shards()] == ["000003", "000004"]
+
+
+def test_compacting_removes_a_damaged_shard(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    append(cache, 1, 2)
+    append(cache, 4)
+    (cache.folder / "000001" / "rows.arrow").write_bytes(b"ARROW1\0\0torn")
+    with cache.locked():
+        cache.compact(keep_even)
+    assert [file.name for file in cache.folder.glob("[0-9]*")] == ["000002"]
+
+
+COMPACT = """
+import resource, sys
+from pathlib import Path
+from ft_pipeline_tests.store.test_row_cache import keep_even, open_cache
+cache = open_cache(Path(sys.argv[1]))
+with cache.locked():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    cache.compact(keep_even)
+"""
+
+
+def test_a_compaction_that_cannot_write_loses_nothing(tmp_path: Path) -> None:
+    """No file may have more than 100 bytes there, which stands for a full disk."""
+    cache = open_cache(tmp_path)
+    append(cache, 1, 2)
+    command = [sys.executable, "-c", COMPACT, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert read_numbers(cache) == [[1, 2]]
+    with cache.locked():
+        cache.compact(keep_even)
+    assert read_numbers(cache) == [[2]]
+    assert not list(cache.folder.glob(".draft-*"))
+
+
+def test_a_cache_that_is_in_use_is_not_locked_at_once(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    with cache.locked(), open_cache(tmp_path).try_locked() as free:
+        assert not free
+    os.utime(cache.lock_file, (1, 1))
+    with cache.try_locked() as free:
+        assert free
+    assert cache.lock_file.stat().st_mtime == 1  # not a use of the cache
+
+
 TEXTS = [f"Who lived in house{n} of street{n} in year{n % 7}?" for n in range(60)]
 TEXTS += [f"{text} Indeed so it was, {text}" for text in TEXTS[:20]]
 
@@ -182,7 +244,6 @@ def test_builds_that_share_a_cache_at_once_compute_each_question_once(tmp_path: 
     (folder,) = {file.parent.parent for file in tmp_path.rglob("questions.arrow")}
     stored = []
     for file in sorted(folder.rglob("questions.arrow")):
-        with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-            stored += reader.read_all()["key"].to_pylist()
+        stored += map_table(file)["key"].to_pylist()
     assert len(stored) == len(set(stored)) == len(TEXTS)
     assert find_pairs(tmp_path, TEXTS) == find_pairs(None, TEXTS)

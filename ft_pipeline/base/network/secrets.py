@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from ft_pipeline.base.hashing import hash_json
 
 # Where the address is a message's only one, a password may hold all but `/` and line breaks.
-LOGIN = re.compile(r"(?<=://)[^/\n]*@")
+LOGIN_IN_ADDRESS = re.compile(r"(?<=://)[^/\n]*@")
 QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\"<>]+")
 CHATTY = ("urllib3.connectionpool", "urllib3.util.retry")
 
 
 def hide_login(text: str) -> str:
     """Replace `user:password@` in addresses; keep `?`, which may be a wildcard."""
-    return LOGIN.sub("…@", text)
+    return LOGIN_IN_ADDRESS.sub("…@", text)
 
 
 def hide_secrets(text: str) -> str:

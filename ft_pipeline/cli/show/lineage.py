@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.cli.show.run import complain, out, print_json, say, table
 from ft_pipeline.examples.select.forget import read_forgotten
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.lineage.receipt import list_leaves
 
 if TYPE_CHECKING:
     from ft_pipeline.assets.rebuild import Rebuilt
-    from ft_pipeline.lineage.verify import Verdict
+    from ft_pipeline.lineage.verify import Verification
 
 # The settings that people compare first, by the last part of their path; --json has all.
 SHOWN_SETTINGS = {
@@ -198,7 +198,7 @@ def _show_changed_rows(title: str, rows: dict[str, Any]) -> None:
         say(f"    {row['row_id']} line {row['line']}: {' '.join(row['text'].split())[:90]}")
 
 
-def show_verdict(verdict: "Verdict", as_json: bool) -> None:
+def show_verdict(verdict: "Verification", as_json: bool) -> None:
     """Print one line a broken link, or one that says what was verified."""
     if as_json:
         print_json(verdict.as_record())

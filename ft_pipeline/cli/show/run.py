@@ -15,6 +15,7 @@ from ft_pipeline.graph.asset_rules import EVALUATIONS, FINETUNED_MODEL
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import State, open_store
 from ft_pipeline.graph.plan import make_plan
+from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE
 from ft_pipeline.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
         say("\nWhere to look next:")
         say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
         say("  ft-pipeline status each asset, and why it would be rebuilt")
-        say(f"  {last.artifact.path / 'meta' / 'report.md'}")
+        say(f"  {last.artifact.path / COMPARISON_REPORT}")
 
 
 def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
@@ -174,7 +175,7 @@ def _show_answers(chain: Chain, comparison: Artifact) -> None:
     """Print prompts of the validation split with the base's and the fine-tuned model's answer."""
     store, inputs = open_store(chain), comparison.manifest.inputs
     files = {
-        label: store.folder(*inputs[name].key) / "generations.jsonl"
+        label: store.folder(*inputs[name].key) / GENERATIONS_FILE
         for label, name in zip(("base", "fine-tuned"), EVALUATIONS.names, strict=True)
     }
     if not all(file.is_file() for file in files.values()):

@@ -37,7 +37,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 @dataclass
-class Records:
+class DelimitedRecords:
     """Some records: line and values of each by column, and (line, text) of those that are broken.
 
     Values of a chunk that was not regular may hold bytes that are not UTF-8, as surrogates.
@@ -50,7 +50,7 @@ class Records:
 
 def read_delimited(
     chunks: Iterator[bytes], where: str, form: Format, default: str
-) -> Iterator[Records]:
+) -> Iterator[DelimitedRecords]:
     """Yield the records of a file, given in chunks of UTF-8; `default` is the usual delimiter.
 
     Raises PipelineError for a header that is missing, undecodable, or has a name twice.
@@ -69,7 +69,7 @@ def read_delimited(
         if not end:
             if len(buffer) >= LONGEST_RECORD:  # one line
                 shown = buffer[:1000].decode("utf-8", "surrogateescape")
-                yield Records(columns={name: [] for name in names}, broken=[(line, shown)])
+                yield DelimitedRecords(columns={name: [] for name in names}, broken=[(line, shown)])
                 buffer, line = _skip_line(chunks), line + 1
             continue
         whole = buffer[:end]
@@ -123,7 +123,9 @@ def _read_header(buffer: bytes, where: str, dialect: Dialect) -> tuple[list[str]
     return list(map(str, names)), _count_bytes(lines[: blank + count]), 1 + blank + count
 
 
-def _read_regular(whole: bytes, names: list[str], dialect: Dialect, line: int) -> Records | None:
+def _read_regular(
+    whole: bytes, names: list[str], dialect: Dialect, line: int
+) -> DelimitedRecords | None:
     """Read records that are all regular; None where anything is unusual."""
     if not whole or dialect.after_blanks or not dialect.delimiter.isascii():
         return None
@@ -165,7 +167,7 @@ def _read_regular(whole: bytes, names: list[str], dialect: Dialect, line: int) -
     if _has_empty_row(list(columns.values())):
         return None  # it may be an empty line, which is no record
     lines = _number_lines(columns, len(table), line, count)
-    return None if unusual or lines is None else Records(lines, columns)
+    return None if unusual or lines is None else DelimitedRecords(lines, columns)
 
 
 def _has_empty_row(columns: list[pa.Array]) -> bool:
@@ -193,13 +195,13 @@ def _number_lines(
 
 def _read_with_care(
     whole: bytes, names: list[str], dialect: Dialect, first: int, at_end: bool
-) -> tuple[Records, int, int]:
+) -> tuple[DelimitedRecords, int, int]:
     """Read record by record; return them, and the bytes and lines that were used up.
 
     A record whose end is not there yet is left, unless the file ends.
     """
     lines, width = split_lines(whole), len(names)
-    records, rows, position, patience = Records(), list[list[str]](), 0, PATIENCE
+    records, rows, position, patience = DelimitedRecords(), list[list[str]](), 0, PATIENCE
     while position < len(lines):
         reach = MOST_LINES if patience > 0 else SHORT_REACH
         begun, run = _read_run(lines[position : position + min(reach, RUN)], width, dialect)

@@ -3,7 +3,7 @@
 One block, shortened:
 
     Block(file="trivia.csv", lines=[2, 3], columns={"question": ["Which river…", "Who…"], …},
-          broken=[Broken(line=7, reason="malformed_row", text="a,b,c,d,e,f,g")])
+          broken=[BrokenRecord(line=7, reason="malformed_row", text="a,b,c,d,e,f,g")])
 
 `line` is the line on which a record begins; in JSON arrays and Parquet it is the record's number.
 """
@@ -44,7 +44,7 @@ LONGEST_TEXT = 8 * LONGEST_RECORD  # characters of a file of type `text`
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenRecord:
     """A record that could not be read as a row: a code of REASONS, and the text's beginning."""
 
     line: int
@@ -59,7 +59,7 @@ class Block:
     file: str
     lines: list[int] = field(default_factory=list)
     columns: dict[str, "list[Any] | pa.Array"] = field(default_factory=dict)
-    broken: list[Broken] = field(default_factory=list)
+    broken: list[BrokenRecord] = field(default_factory=list)
 
 
 def list_readable(
@@ -154,8 +154,8 @@ def _decode(block: Block) -> Block:
     return Block(block.file, [block.lines[i] for i in kept], columns, block.broken)
 
 
-def _break(line: int, text: str, reason: str = "malformed_row") -> Broken:
-    return Broken(line, reason, replace_half_characters(text[:SHOWN]).rstrip("\r\n"))
+def _break(line: int, text: str, reason: str = "malformed_row") -> BrokenRecord:
+    return BrokenRecord(line, reason, replace_half_characters(text[:SHOWN]).rstrip("\r\n"))
 
 
 def to_list(values: "list[Any] | pa.Array") -> list[Any]:
@@ -163,14 +163,14 @@ def to_list(values: "list[Any] | pa.Array") -> list[Any]:
     return values if isinstance(values, list) else values.to_pylist()
 
 
-Item = tuple[int, dict[str, Any] | Broken]
+NumberedRecord = tuple[int, dict[str, Any] | BrokenRecord]
 
 
 def _read_jsonl(stream: BufferedReader, name: str, where: str, form: Format) -> Iterator[Block]:
     yield from _collect(name, where, _parse_lines(stream, where, form))
 
 
-def _parse_lines(stream: BufferedReader, where: str, form: Format) -> Iterator[Item]:
+def _parse_lines(stream: BufferedReader, where: str, form: Format) -> Iterator[NumberedRecord]:
     text = encodings.open_text(stream, where, form.encoding)
     number = 0
     while line := text.readline(LONGEST_RECORD):
@@ -220,7 +220,7 @@ def _holds_lines(head: bytes) -> bool:
         return False
 
 
-def _number(array: JsonArray) -> Iterator[Item]:
+def _number(array: JsonArray) -> Iterator[NumberedRecord]:
     for number, record in enumerate(array.items(), start=1):
         if isinstance(record, dict):
             yield number, record
@@ -265,7 +265,7 @@ def _read_text(stream: BufferedReader, name: str, where: str, form: Format) -> I
     yield from _collect(name, where, _match_all(text, pattern))
 
 
-def _match_all(text: str, pattern: re.Pattern[str]) -> Iterator[Item]:
+def _match_all(text: str, pattern: re.Pattern[str]) -> Iterator[NumberedRecord]:
     line, end = 1, 0
     for match in pattern.finditer(text):
         if match.end() == match.start():
@@ -283,17 +283,17 @@ def _match_all(text: str, pattern: re.Pattern[str]) -> Iterator[Item]:
     yield from _skip(text[end:], line)
 
 
-def _skip(between: str, line: int) -> Iterator[Item]:
+def _skip(between: str, line: int) -> Iterator[NumberedRecord]:
     if between.strip():
         line += between[: len(between) - len(between.lstrip())].count("\n")
         yield line, _break(line, between.strip())
 
 
-def _collect(file: str, where: str, items: Iterator[Item]) -> Iterator[Block]:
+def _collect(file: str, where: str, items: Iterator[NumberedRecord]) -> Iterator[Block]:
     """Gather objects into blocks: a column for each key so far, None where an object lacks it."""
     block, records, names = Block(file), list[dict[str, Any]](), dict[str, None]()
     for line, record in items:
-        if isinstance(record, Broken):
+        if isinstance(record, BrokenRecord):
             block.broken.append(record)
         else:
             block.lines.append(line)

@@ -26,7 +26,7 @@ from ft_pipeline.examples.select.near import NearIndex
 from ft_pipeline.examples.select.split import Side
 
 FIELDS = ("prompt", "completion", "example_id", "source_rows", "task")
-BATCH_ROWS = 20_000
+EXPORT_BATCH_ROWS = 20_000
 # `<think>` and `</think>`.
 OWN_TOKENS = {"chain_of_thought": 2}
 
@@ -42,7 +42,7 @@ def write_side(examples_file: Path, side: Side, target: Path) -> int:
         lines = con.sql(
             f"SELECT to_json(struct_pack({', '.join(fields)}))::VARCHAR || chr(10) AS line "
             f"FROM examples WHERE side = '{side}'"
-        ).to_arrow_reader(BATCH_ROWS)
+        ).to_arrow_reader(EXPORT_BATCH_ROWS)
         for batch in lines:
             count += len(batch)
             file.write(_content(batch.column("line")))

@@ -11,15 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import META
 from ft_pipeline.config.recipe import Examples
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.read.parse import REASONS
 from ft_pipeline.examples.select.split import explain_empty_side
+from ft_pipeline.store.artifact_files import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
 
-EXAMPLES_FILE = "examples.parquet"
-ROWS_FILE = "meta/rows.parquet"
-REJECTED_FILE = "meta/rejected.jsonl"
-REPORT_FILE = "meta/report.json"
 # Fixed, so that the same examples give the same bytes.
 ROW_GROUP = 50_000
 
@@ -73,7 +71,7 @@ class Outputs:
         self._keeps_questions = settings.near_duplicates.threshold is not None
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        (folder / "meta").mkdir(exist_ok=True)
+        (folder / META).mkdir(exist_ok=True)
         self._rejected_file = scratch / "rejected.arrows"
         self._examples = self._open(EXAMPLES_FILE, EXAMPLES_SCHEMA, ["task", "side", "category"])
         self._rows = self._open(ROWS_FILE, ROWS_SCHEMA, ["source", "file", "side"])

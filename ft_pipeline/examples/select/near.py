@@ -34,7 +34,7 @@ MISSED = 0.01
 # compared with the first and with those that stand nearest only.
 MOST_PAIRS = 10_000_000
 NEIGHBOURS = 20
-CHUNK = 20_000  # questions whose words are in memory at once
+QUESTIONS_AT_ONCE = 20_000  # questions whose words are in memory at once
 # Shingles that are compared at once, and pairs; these are numbered in 16 bits.
 MOST_ELEMENTS = 4_000_000
 MOST_AT_ONCE = 1 << 16
@@ -82,7 +82,7 @@ class NearIndex:
             "library": f"rensa {rensa.RMinHash.ALGORITHM_VERSION}",
             "shingles": 3,
         }
-        self._cache = RowCache(cache_root, "minhash", settings) if cache_root else None
+        self._cache = RowCache.of(cache_root, "minhash", settings) if cache_root else None
         self._added: list[np.ndarray] = []  # keys
         self._questions: list[pa.Array] = []  # the last ones added
         self._shards: list[_Shard] = []
@@ -158,8 +158,8 @@ class NearIndex:
     def _make_shard(self, keys: np.ndarray, questions: pa.Array) -> _Shard:
         """Return the shard of questions; their keys are sorted."""
         some = [
-            compute_shingles(hash_words(questions.slice(start, CHUNK)))
-            for start in range(0, len(questions), CHUNK)
+            compute_shingles(hash_words(questions.slice(start, QUESTIONS_AT_ONCE)))
+            for start in range(0, len(questions), QUESTIONS_AT_ONCE)
         ]
         bands = np.concatenate([self._hash_bands(shingles) for shingles in some]).ravel()
         order = np.argsort(bands)

@@ -25,7 +25,7 @@ from ft_pipeline.process.tracking.start import (
     END_SECONDS,
     FINISHED,
     FollowerConfig,
-    hide_secrets,
+    hide_credentials,
     kill_tree,
 )
 from ft_pipeline.process.tracking.trackers import Row, Tracker, open_tracker
@@ -38,7 +38,7 @@ logger = logging.getLogger("follower")
 
 
 @dataclass
-class Training:
+class TrainingEnd:
     """What the pipe has said of the training."""
 
     ended: threading.Event = field(default_factory=threading.Event)
@@ -95,7 +95,7 @@ def parse_line(line: bytes) -> Row:
     return step, numbers
 
 
-def follow_file(file: MetricsFile, tracker: Tracker, training: Training) -> None:
+def follow_file(file: MetricsFile, tracker: Tracker, training: TrainingEnd) -> None:
     """Send rows until the training has ended; what fails is tried again, at the end once."""
     rows: list[Row] = []
     connected, trouble, last = False, "", False
@@ -110,7 +110,7 @@ def follow_file(file: MetricsFile, tracker: Tracker, training: Training) -> None
         # A tracker raises what it likes; nothing of it may end this loop.
         except Exception as error:
             if str(error) != trouble:
-                logger.warning("not sent: %s", hide_secrets(f"{type(error).__name__}: {error}"))
+                logger.warning("not sent: %s", hide_credentials(f"{type(error).__name__}: {error}"))
             trouble = str(error)
         training.ended.wait(RETRY_SECONDS if trouble else POLL_SECONDS)
     if rows or not connected:
@@ -119,9 +119,9 @@ def follow_file(file: MetricsFile, tracker: Tracker, training: Training) -> None
     tracker.finish(training.succeeded)
 
 
-def watch_training() -> Training:
+def watch_training() -> TrainingEnd:
     """Read the pipe in a thread, which ends this process where it stays too long after the end."""
-    training = Training()
+    training = TrainingEnd()
 
     def wait() -> None:
         said = b""
@@ -154,7 +154,7 @@ def main() -> None:
         logger.warning(INSTALL, error)
     # A traceback could show an address with a password.
     except Exception as error:
-        sys.exit(hide_secrets(f"{options.tracker}: {type(error).__name__}: {error}"))
+        sys.exit(hide_credentials(f"{options.tracker}: {type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

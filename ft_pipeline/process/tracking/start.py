@@ -152,7 +152,7 @@ def _kill(follower: Follower) -> None:
     follower.wait()
 
 
-def hide_secrets(text: str) -> str:
+def hide_credentials(text: str) -> str:
     """Take out the values of SECRETS, and user names and passwords in addresses."""
     for name in SECRETS:
         if value := os.environ.get(name):

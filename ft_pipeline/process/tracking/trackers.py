@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ft_pipeline.config.sections.tracking import Mlflow, Wandb
-from ft_pipeline.process.tracking.start import FollowerConfig, hide_secrets
+from ft_pipeline.process.tracking.start import FollowerConfig, hide_credentials
 
 ANSWER_SECONDS = 5.0
 # MLflow takes at most 100 parameters a call, of at most 6000 characters.
@@ -107,7 +107,7 @@ def choose_wandb_mode(wandb: Any) -> str:
         logger.info("not logged in (`wandb login` or WANDB_API_KEY): the run is kept offline")
         return "offline"
     if not is_answering(server):
-        logger.warning("%s does not answer: the run is kept offline", hide_secrets(server))
+        logger.warning("%s does not answer: the run is kept offline", hide_credentials(server))
         return "offline"
     return "online"
 

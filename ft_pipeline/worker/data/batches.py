@@ -12,13 +12,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-IGNORED = -100
+from ft_pipeline.store.artifact_files import IGNORED
+
 # Grouped: examples are sorted by length within so many micro-batches, as in transformers'
 # LengthGroupedSampler, so that what is trained together still changes from epoch to epoch.
 WINDOW = 50
+# Padded tokens in a forward pass without gradients.
+TOKENS_IN_BATCH = 2048
 
 Batching = Literal["plain", "grouped", "packed"]
+Side = Literal["left", "right"]
 Record = dict[str, Any]
 
 
@@ -95,19 +100,36 @@ def collate(records: Sequence[Record], batching: Batching, pad_id: int) -> dict[
             "position_ids": torch.cat(positions)[None],
             "labels": torch.cat(labels)[None],
         }
-    length = max(len(record["input_ids"]) for record in records)
-    shape = (len(records), length)
-    batch = {
-        "input_ids": torch.full(shape, pad_id),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, IGNORED),
-    }
-    for row, record in enumerate(records):
-        size = len(record["input_ids"])
-        batch["input_ids"][row, :size] = torch.tensor(record["input_ids"])
-        batch["attention_mask"][row, :size] = 1
-        batch["labels"][row, :size] = torch.tensor(record["labels"])
-    return batch
+    padded = pad([record["input_ids"] for record in records], pad_id)
+    return {**padded, "labels": _pad([record["labels"] for record in records], IGNORED)}
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, side: Side = "right"
+) -> dict[str, torch.Tensor]:
+    """Return input_ids and attention_mask: int64[sequences, longest], on the CPU."""
+    mask = [[1] * len(sequence) for sequence in sequences]
+    return {"input_ids": _pad(sequences, pad_id, side), "attention_mask": _pad(mask, 0, side)}
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int, side: Side = "right") -> torch.Tensor:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+
+
+def cut_batches(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut examples of these lengths, in their order, into batches of TOKENS_IN_BATCH at most.
+
+    An example that is longer is a batch by itself.
+    """
+    start, longest = 0, 0
+    for number, length in enumerate(lengths):
+        longest = max(longest, length)
+        if number > start and (number - start + 1) * longest > TOKENS_IN_BATCH:
+            yield slice(start, number)
+            start, longest = number, length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 def count_tokens(batch: dict[str, torch.Tensor]) -> int:

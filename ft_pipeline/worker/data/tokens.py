@@ -20,12 +20,15 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Tokens
 from ft_pipeline.process.tasks import TokensTask
+from ft_pipeline.store.artifact_files import (
+    IGNORED,
+    LENGTHS_PICTURE,
+    REPORT_FILE,
+    TOKENS_FILE,
+)
 from ft_pipeline.worker.data.chat_templates import choose_template
 from ft_pipeline.worker.plots import plot_lengths
 
-TOKENS_FILE = "tokens.jsonl"
-REPORT_FILE = "meta/report.json"
-IGNORED = -100
 # Llama 3's templates print today's date unless one is given: the tokens would change every day.
 # This is the date that they fall back to themselves.
 DATE_IN_PROMPT = "26 Jul 2024"
@@ -42,7 +45,7 @@ def run(task: TokensTask) -> dict[str, Any]:
         text = json.dumps(report, indent=1)
         (side.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
         lengths = [len(record["input_ids"]) for record in kept]
-        plot_lengths(lengths, task.settings.max_length, side.output / "meta/lengths.png")
+        plot_lengths(lengths, task.settings.max_length, side.output / LENGTHS_PICTURE)
         reports[asset] = {"metadata": report, "resolved": {}}
     return reports
 

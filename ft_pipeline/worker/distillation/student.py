@@ -12,11 +12,12 @@ import torch
 from transformers import AutoConfig
 
 from ft_pipeline.process.tasks import HeldModel, PruneTask
+from ft_pipeline.store.artifact_files import BASE_FILE, REPORT_FILE
 from ft_pipeline.worker.data.batches import Record, collate
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.hardware import choose_device, choose_dtype, describe_hardware
 from ft_pipeline.worker.inference.evaluate import score
-from ft_pipeline.worker.models.base_model import BASE_FILE, locate_weights, read_base
+from ft_pipeline.worker.models.base_model import locate_weights, read_base
 from ft_pipeline.worker.models.loading import load_tokenizer
 from ft_pipeline.worker.models.model_spec import load_held
 from ft_pipeline.worker.models.prune import (
@@ -27,7 +28,6 @@ from ft_pipeline.worker.models.prune import (
     prune,
 )
 
-REPORT_FILE = "meta/report.json"
 BATCH = 8
 
 logger = logging.getLogger(__name__)

@@ -11,21 +11,16 @@ import torch
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Distillation
 from ft_pipeline.process.tasks import Teaching
+from ft_pipeline.store.artifact_files import LOGITS_EXAMPLES_FILE, LOGITS_FILE
 from ft_pipeline.worker.data.batches import Record
 from ft_pipeline.worker.distillation.losses import StoredAnswers, online_loss, stored_loss
-from ft_pipeline.worker.distillation.teacher_logits import (
-    EXAMPLES_FILE,
-    LOGITS_FILE,
-    count_positions,
-    key_of,
-    read_arrow,
-)
+from ft_pipeline.worker.distillation.teacher_logits import count_positions, key_of, read_arrow
 from ft_pipeline.worker.hardware import choose_dtype
 from ft_pipeline.worker.losses import LogitLoss, find_body_and_head, select_trained
 from ft_pipeline.worker.models.model_spec import load_held
 from ft_pipeline.worker.models.vocabulary import count_shared_words, require_room
 
-PREFIX = "teacher_"
+TEACHER = "teacher_"
 READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -52,7 +47,7 @@ class StoredLesson(Lesson):
     ) -> None:
         """Raises PipelineError where the answers are of other tokens, or not whole."""
         super().__init__(settings, words)
-        examples = read_arrow(artifact / EXAMPLES_FILE)
+        examples = read_arrow(artifact / LOGITS_EXAMPLES_FILE)
         self._positions = read_arrow(artifact / LOGITS_FILE)
         found = {
             example: (key, count)
@@ -61,8 +56,9 @@ class StoredLesson(Lesson):
         starts = np.cumsum([0, *examples["positions"].to_pylist()])
         if starts[-1] != len(self._positions):
             raise PipelineError(
-                f"{artifact}: {EXAMPLES_FILE} lists {starts[-1]} positions and {LOGITS_FILE} has "
-                f"{len(self._positions)}: it was cut off. Build teacher_logits again with --force."
+                f"{artifact}: {LOGITS_EXAMPLES_FILE} lists {starts[-1]} positions and "
+                f"{LOGITS_FILE} has {len(self._positions)}: it was cut off. Build teacher_logits "
+                "again with --force."
             )
         start_of = dict(zip(found, starts.tolist(), strict=False))
         self._parts: list[tuple[int, int]] = []
@@ -84,16 +80,16 @@ class StoredLesson(Lesson):
             name: _values(table[name]).reshape(len(table), -1) for name in ("ids", "log_probs")
         }
         return {
-            f"{PREFIX}ids": torch.from_numpy(arrays["ids"].astype(np.int64)).reshape(-1, k),
-            f"{PREFIX}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
+            f"{TEACHER}ids": torch.from_numpy(arrays["ids"].astype(np.int64)).reshape(-1, k),
+            f"{TEACHER}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
                 -1, k
             ),
-            f"{PREFIX}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
+            f"{TEACHER}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
         }
 
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
         names = ("ids", "log_probs", "outside")
-        answers = StoredAnswers(*(inputs[f"{PREFIX}{name}"] for name in names))
+        answers = StoredAnswers(*(inputs[f"{TEACHER}{name}"] for name in names))
         return stored_loss(targets, answers, self.settings, self.words)
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -26,10 +26,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.tasks import TeacherLogitsTask
+from ft_pipeline.store.artifact_files import (
+    EXAMPLES_TABLE,
+    IGNORED,
+    LOGITS_CACHE,
+    LOGITS_EXAMPLES_FILE,
+    LOGITS_FILE,
+    POSITIONS_TABLE,
+    REPORT_FILE,
+)
 from ft_pipeline.store.row_cache import RowCache
-from ft_pipeline.worker.data.batches import IGNORED, Record, collate
+from ft_pipeline.worker.data.batches import Record, collate, cut_batches
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.hardware import (
     choose_device,
@@ -46,10 +56,6 @@ from ft_pipeline.worker.losses import (
 from ft_pipeline.worker.models.model_spec import load_held
 from ft_pipeline.worker.models.vocabulary import count_shared_words
 
-LOGITS_FILE = "logits.arrow"
-EXAMPLES_FILE = "examples.arrow"
-REPORT_FILE = "meta/report.json"
-TOKENS_IN_BATCH = 2048
 # Positions a shard of the cache; a kill loses no more.
 SHARD_POSITIONS = 50_000
 
@@ -82,7 +88,7 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
         "words": words,
         "dtype": str(choose_dtype(task.teacher.precision)),
     }
-    cache = RowCache(task.cache, "teacher_logits", configuration)
+    cache = RowCache.of(task.cache, LOGITS_CACHE, configuration)
     with cache.locked():
         if task.afresh:
             cache.clear()
@@ -113,8 +119,7 @@ def check_teacher(task: TeacherLogitsTask) -> int:
 def read_arrow(file: Path) -> pa.Table:
     """Map one of the artifact's files into memory. Raises PipelineError where it is not whole."""
     try:
-        with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-            return reader.read_all()
+        return map_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(
             f"{file}: cannot be read ({error}). It was cut off or damaged; build teacher_logits "
@@ -137,14 +142,14 @@ def count_positions(record: Record) -> int:
 def find_known(cache: RowCache) -> dict[bytes, Place]:
     """Return where the answers of each example lie in the cache, by its key."""
     known: dict[bytes, Place] = {}
-    for shard in cache.read(("examples", "positions")):
+    for shard in cache.read((EXAMPLES_TABLE, POSITIONS_TABLE)):
         start = 0
         for key, count in zip(
-            shard["examples"]["key"].to_pylist(),
-            shard["examples"]["positions"].to_pylist(),
+            shard[EXAMPLES_TABLE]["key"].to_pylist(),
+            shard[EXAMPLES_TABLE]["positions"].to_pylist(),
             strict=True,
         ):
-            known[key] = Place(shard["positions"], start, count)
+            known[key] = Place(shard[POSITIONS_TABLE], start, count)
             start += count
     return known
 
@@ -169,13 +174,14 @@ def _answer(
     keys: list[bytes] = []
     tables: list[pa.Table] = []
     done = 0
-    for batch in _batches(order, missing):
+    for part in cut_batches([len(missing[key]["input_ids"]) for key in order]):
+        batch = order[part]
         tables.append(_answer_batch(task, words, [missing[key] for key in batch], parts))
         keys += batch
         done += len(batch)
         if sum(len(t) for t in tables) >= SHARD_POSITIONS or done == len(order):
             examples = list_examples(keys, [count_positions(missing[key]) for key in keys])
-            cache.append({"examples": examples, "positions": pa.concat_tables(tables)})
+            cache.append({EXAMPLES_TABLE: examples, POSITIONS_TABLE: pa.concat_tables(tables)})
             logger.info("%d of %d examples answered", done, len(order))
             keys, tables = [], []
 
@@ -184,19 +190,6 @@ def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
     """Return the table that says which positions are whose."""
     columns = {"key": pa.array(keys, pa.binary(16)), "positions": pa.array(positions, pa.int32())}
     return pa.table(columns)
-
-
-def _batches(order: Sequence[bytes], records: dict[bytes, Record]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    longest = 0
-    for key in order:
-        longest = max(longest, len(records[key]["input_ids"]))
-        if batch and (len(batch) + 1) * longest > TOKENS_IN_BATCH:
-            yield batch
-            batch, longest = [], len(records[key]["input_ids"])
-        batch.append(key)
-    if batch:
-        yield batch
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -268,8 +261,7 @@ def write_logits(output: Path, records: list[Record], known: dict[bytes, Place])
     examples = list_examples(keys, [known[key].count for key in keys])
     ids = pa.array([record["example_id"] for record in records], pa.string())
     examples = examples.add_column(0, "example_id", ids)
-    with pa.ipc.new_file(str(output / EXAMPLES_FILE), examples.schema) as writer:
-        writer.write_table(examples)
+    write_table(output / LOGITS_EXAMPLES_FILE, examples)
     schema = known[keys[0]].positions.schema
     with pa.ipc.new_file(str(output / LOGITS_FILE), schema) as writer:
         for start in range(0, len(keys), 256):  # a record batch each, as few copies as that needs
@@ -287,7 +279,7 @@ def _report(
     of_train = pa.concat_tables(known[key_of(record)].read() for record in train)
     of_val = pa.concat_tables(known[key_of(record)].read() for record in val)
     inside = 1 - of_train["outside"].to_numpy()
-    written = sum((task.output / name).stat().st_size for name in (LOGITS_FILE, EXAMPLES_FILE))
+    files = (task.output / LOGITS_FILE, task.output / LOGITS_EXAMPLES_FILE)
     return {
         "examples": len(train),
         "positions": len(of_train),
@@ -296,7 +288,7 @@ def _report(
         "without_answer": sum(count_positions(r) != known[key_of(r)].count for r in train),
         "k": task.k,
         "temperature": task.temperature,
-        "bytes_a_position": round(written / max(len(of_train), 1), 1),
+        "bytes_a_position": round(sum(f.stat().st_size for f in files) / max(len(of_train), 1), 1),
         "mass_inside_mean": _mean(inside),
         "mass_inside_5th_percentile": float(np.percentile(inside, 5)) if len(inside) else math.nan,
         "teacher_loss_train": -_mean(of_train["target"].to_numpy()),

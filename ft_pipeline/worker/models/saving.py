@@ -11,11 +11,15 @@ from typing import Any
 import torch
 
 from ft_pipeline.base.jsonl import write_jsonl
+from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE
 from ft_pipeline.worker.data.batches import Record
 from ft_pipeline.worker.models.base_model import locate_weights, read_base
-from ft_pipeline.worker.models.bottleneck import BottleneckModel, load_bottleneck
+from ft_pipeline.worker.models.bottleneck import (
+    ADAPTER_CONFIG_FILE,
+    BottleneckModel,
+    load_bottleneck,
+)
 
-CONFIG_FILE = "adapter_config.json"
 BF16_STEP = 2.0**-7  # from a number to the next one in bf16, relative, at most
 
 
@@ -30,14 +34,15 @@ def save_model(model: Any, tokenizer: Any, method: str, base_model: Path, folder
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = base["id"], base["revision"]
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        _order_target_modules(folder / CONFIG_FILE)
+        _order_target_modules(folder / ADAPTER_CONFIG_FILE)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, unfilled
 
 
 def _save_whole(model: Any, base_model: Path, folder: Path) -> None:
     """Save all weights in the dtype in which the base has them."""
-    config = json.loads((locate_weights(base_model) / "config.json").read_text(encoding="utf-8"))
+    config_file = locate_weights(base_model) / MODEL_CONFIG_FILE
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     named = config.get("dtype") or config.get("torch_dtype") or "float32"
     model.config.use_cache = True
     model.to(getattr(torch, named))

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE
 
 
 class VocabularyMismatch(PipelineError):
@@ -50,7 +51,7 @@ def require_same_words(base: Path, other: Path, named: str) -> None:
 
 def require_room(folder: Path, words: int, named: str) -> None:
     """Raise VocabularyMismatch where a model has fewer logits than there are words."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / MODEL_CONFIG_FILE).read_text(encoding="utf-8"))
     size = (config.get("text_config") or config).get("vocab_size")
     if size is not None and size < words:
         raise VocabularyMismatch(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.worker.data.batches import Record, collate
 
 # Nats a token; other kernels round otherwise, but a leak differs by far more (docs/decisions.md).
@@ -23,7 +24,7 @@ def keeps_apart(records: Sequence[Record], measure_loss: MeasureLoss, tolerance:
     pair = _choose_pair(records)
     packed = measure_loss(collate(pair, "packed", 0))
     alone = sum(measure_loss(collate([record], "plain", 0)) for record in pair)
-    trained = sum(sum(label >= 0 for label in record["labels"]) for record in pair)
+    trained = sum(sum(label != IGNORED for label in record["labels"]) for record in pair)
     difference = abs(packed - alone) / max(trained, 1)
     logger.info("packing: the loss of two examples packed differs by %.1e nats a token", difference)
     return difference <= tolerance

@@ -13,8 +13,10 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
+from ft_pipeline.base.hashing import META
 from ft_pipeline.config.steps import plan_steps
 from ft_pipeline.process.tasks import TrainTask
+from ft_pipeline.store.artifact_files import METRICS_FILE
 from ft_pipeline.worker.data.batches import Batching, Record
 from ft_pipeline.worker.distillation.teacher import Lesson
 from ft_pipeline.worker.hardware import free_memory
@@ -32,14 +34,13 @@ from ft_pipeline.worker.training.trainer import (
     RESOLVED_FILE,
     WEIGHTS_FILE,
     FineTuner,
-    Watch,
+    Monitor,
     Work,
     read_example_losses,
 )
 
-METRICS_FILE = "meta/metrics.jsonl"
-ARGUMENTS_FILE = "meta/trainer_arguments.json"
-WORST_FILE = "meta/worst_examples.jsonl"
+ARGUMENTS_FILE = f"{META}/trainer_arguments.json"
+WORST_FILE = f"{META}/worst_examples.jsonl"
 WORST = 10
 
 logger = logging.getLogger(__name__)
@@ -100,15 +101,15 @@ class Session:
             trainer = self._make_trainer(rung, checkpoint, Path(scratch))
             if checkpoint is None:
                 self._try_longest(trainer)
-            trainer.watch.display.begin(self.progress)
+            trainer.monitor.display.begin(self.progress)
             try:
                 if checkpoint is not None and self._is_over():  # early stopping, unpublished
                     restore_trained(self.model, load_file(checkpoint / WEIGHTS_FILE))
                 else:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
-                trainer.watch.display.end()
-            self._example_losses = trainer.watch.example_losses.cpu()
+                trainer.monitor.display.end()
+            self._example_losses = trainer.monitor.example_losses.cpu()
         if self.settings.best_checkpoint and self.progress.best_step is not None:
             best = self.checkpoints.of_step(self.progress.best_step)
             restore_trained(self.model, load_file(best / WEIGHTS_FILE))
@@ -123,7 +124,7 @@ class Session:
         arguments = make_arguments(self.settings, rung, self.dtype, scratch)
         recorded = json.dumps(record_arguments(arguments), indent=1, sort_keys=True, default=str)
         (self.task.output / ARGUMENTS_FILE).write_text(recorded + "\n", encoding="utf-8")
-        watch = Watch(
+        monitor = Monitor(
             self.progress,
             self.checkpoints,
             Display(self.task.output / METRICS_FILE, self.steps.steps),
@@ -139,7 +140,7 @@ class Session:
         trainer = FineTuner(
             self.settings,
             work,
-            watch,
+            monitor,
             model=self.model,
             processing_class=self.tokenizer,
             train_dataset=Dataset.from_dict(columns),  # trl looks at it; the loader is ours
@@ -152,7 +153,7 @@ class Session:
             logger.warning("packed sequences would see each other here; grouped is used instead")
             self.batching = "grouped"
             trainer.work = replace(work, batching="grouped")
-        watch.resolved = {"rung": asdict(rung), "batching": self.batching}
+        monitor.resolved = {"rung": asdict(rung), "batching": self.batching}
         return trainer
 
     def _first_choice(self, checkpoint: Path | None) -> Batching:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.hashing import META
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.process.tasks import TrainTask
+from ft_pipeline.store.artifact_files import REPORT_FILE
 from ft_pipeline.worker.hardware import choose_dtype, describe_hardware, peak_memory_mb
 from ft_pipeline.worker.models.methods import Backend, choose_backend, prepare
 from ft_pipeline.worker.shutdown import Leave
 from ft_pipeline.worker.training.memory import is_out_of_memory, list_rungs, render_attempts
-
-REPORT_FILE = "meta/report.json"
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def run(task: TrainTask) -> dict[str, Any]:
     transformers.set_seed(settings.seed)
     model = prepare(backend, task.base_model, settings, dtype, longest)
     tokenizer = load_tokenizer(task.tokenizer_of or task.base_model)
-    (task.output / "meta").mkdir(parents=True, exist_ok=True)
+    (task.output / META).mkdir(parents=True, exist_ok=True)
     leave = Leave(task.run_folder)
     session = Session(task, model, tokenizer, dtype, records, validation, leave, lesson)
     with leave.listening():
@@ -98,7 +98,7 @@ def _write_report(
     task, settings = session.task, session.task.settings
     text = json.dumps(report, indent=1)
     (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    plot_training(session.progress.records, task.output / "meta")
+    plot_training(session.progress.records, task.output)
     resolved = {
         "backend": backend.name,
         "backend_reason": backend.reason,

@@ -22,6 +22,7 @@ from trl import SFTTrainer
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.worker.data.batches import (
     Batching,
     PlannedBatches,
@@ -70,7 +71,7 @@ class Work:
 
 
 @dataclass
-class Watch:
+class Monitor:
     """What goes on around the steps."""
 
     progress: Progress
@@ -83,11 +84,11 @@ class Watch:
 
 
 class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
-    """Trains on the planned batches of `work`, and does what `watch` says after each step."""
+    """Trains on the planned batches of `work`, and does what `monitor` says after each step."""
 
-    def __init__(self, settings: Training, work: Work, watch: Watch, **given: Any) -> None:
+    def __init__(self, settings: Training, work: Work, monitor: Monitor, **given: Any) -> None:
         super().__init__(**given)
-        self.settings, self.work, self.watch = settings, work, watch
+        self.settings, self.work, self.monitor = settings, work, monitor
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
         self._parts = find_body_and_head(self.model)
         if self._parts is None and work.lesson is not None:
@@ -201,7 +202,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         count = len(examples)
         sums = torch.zeros(count, device=losses.device).index_add_(0, rows, losses.float())
         sizes = torch.bincount(rows, minlength=count).clamp(min=1)
-        known = self.watch.example_losses
+        known = self.monitor.example_losses
         known[examples.to(known.device)] = (sums / sizes).to(known.device)
 
     def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
@@ -214,29 +215,29 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, *given: Any, learning_rate: Any = None, **named: Any
     ) -> None:
-        if self.state.global_step == self.watch.progress.step:
+        if self.state.global_step == self.monitor.progress.step:
             return  # called once more where an epoch ends
         norm = 0.0 if grad_norm is None else float(grad_norm)
         self._finish_step(norm, float(learning_rate or 0.0))
 
     def _finish_step(self, grad_norm: float, learning_rate: float) -> None:
-        progress, settings = self.watch.progress, self.settings
+        progress, settings = self.monitor.progress, self.settings
         progress.add_step(float(self._step_loss), self._step_trained, self._step_tokens)
         fault = progress.find_fault(settings.spike_factor)
         if fault is not None:
             raise PipelineError(self._explain_fault(fault))
         now = monotonic()
         progress.seconds += now - self._step_start
-        self.watch.expected_seconds(now - self._step_start)
+        self.monitor.expected_seconds(now - self._step_start)
         if progress.step % TRIM_STEPS == 0 and self.args.device.type == "cpu":
             trim_heap()
         last = self.state.global_step >= self.state.max_steps
         if progress.step % settings.logging_steps == 0 or last:
             record = progress.close_window(float(self.state.epoch), learning_rate, grad_norm)
-            self.watch.display.show(record, progress)
+            self.monitor.display.show(record, progress)
         if settings.eval_steps and (progress.step % settings.eval_steps == 0 or last):
             self._evaluate_here()
-        leaving = self.watch.should_leave() and not last
+        leaving = self.monitor.should_leave() and not last
         if leaving or (progress.step % settings.save_steps == 0 and not last) or self._is_best():
             self.save()
         if leaving:
@@ -244,20 +245,20 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
                 f"asked to end at step {progress.step}; its checkpoint is written, and the same "
                 "command continues from there"
             )
-        self.watch.expected_seconds(monotonic() - self._step_start)  # evaluation and saving too
+        self.monitor.expected_seconds(monotonic() - self._step_start)  # evaluation and saving too
         self._step_loss, self._step_start = 0.0, monotonic()
 
     def _evaluate_here(self) -> None:
-        progress = self.watch.progress
+        progress = self.monitor.progress
         record = progress.add_evaluation(self.measure_validation())
-        self.watch.display.show(record, progress)
+        self.monitor.display.show(record, progress)
         patience = self.settings.early_stopping
         if patience is not None and progress.without_best >= patience:
             logger.info("early stopping: no lower loss in %d evaluations", patience)
             self.control.should_training_stop = True
 
     def _is_best(self) -> bool:
-        progress = self.watch.progress
+        progress = self.monitor.progress
         return self.settings.best_checkpoint and progress.best_step == progress.step
 
     def measure_validation(self) -> float:
@@ -271,7 +272,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
                 total += self.sum_loss(batch)
                 trained += count_trained(batch)
                 done = min(start + size, len(order)) / len(order)
-                self.watch.expected_seconds((monotonic() - begin) / done)
+                self.monitor.expected_seconds((monotonic() - begin) / done)
         return total / max(trained, 1)
 
     @contextmanager
@@ -305,10 +306,10 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def _explain_fault(self, fault: str) -> str:
         ids = [self.work.records[n]["example_id"] for batch in self._batch_ids for n in batch]
         more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
-        last = self.watch.checkpoints.find_last()
+        last, step = self.monitor.checkpoints.find_last(), self.monitor.progress.step
         kept = f"The checkpoint {last} is kept" if last else "No checkpoint was written before it"
         return (
-            f"training stopped at step {self.watch.progress.step}: {fault}. Examples of this step: "
+            f"training stopped at step {step}: {fault}. Examples of this step: "
             f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show --id ID` prints one). "
             f"{kept}. Look at these examples, lower training.learning_rate, or raise "
             "training.warmup_steps."
@@ -318,17 +319,17 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     def save(self) -> None:
         """Write a checkpoint of this step, and remove old ones."""
-        watch = self.watch
-        with watch.checkpoints.writing(watch.progress.step) as folder:
+        monitor = self.monitor
+        with monitor.checkpoints.writing(monitor.progress.step) as folder:
             save_file(copy_trained(self.model), folder / WEIGHTS_FILE)
-            save_file({"losses": watch.example_losses.cpu()}, folder / EXAMPLE_LOSSES_FILE)
+            save_file({"losses": monitor.example_losses.cpu()}, folder / EXAMPLE_LOSSES_FILE)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            watch.progress.write(folder / PROGRESS_FILE)
-            (folder / RESOLVED_FILE).write_text(json.dumps(watch.resolved), encoding="utf-8")
-        watch.checkpoints.remove_old(watch.progress.best_step)
+            monitor.progress.write(folder / PROGRESS_FILE)
+            (folder / RESOLVED_FILE).write_text(json.dumps(monitor.resolved), encoding="utf-8")
+        monitor.checkpoints.remove_old(monitor.progress.best_step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         raise AssertionError("checkpoints are written by save()")
@@ -358,7 +359,7 @@ def read_example_losses(checkpoint: Path) -> torch.Tensor:
 
 def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the number of its example in the batch for each trained token: int64[trained]."""
-    trained = inputs["labels"][:, 1:] != -100
+    trained = inputs["labels"][:, 1:] != IGNORED
     if "position_ids" not in inputs:
         return trained.nonzero()[:, 0]
     starts = (inputs["position_ids"][0] == 0).cumsum(0) - 1

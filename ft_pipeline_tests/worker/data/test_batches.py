@@ -8,6 +8,8 @@ from ft_pipeline.worker.data.batches import (
     collate,
     count_tokens,
     count_trained,
+    cut_batches,
+    pad,
     plan_epoch,
     split_batches,
 )
@@ -61,6 +63,21 @@ def test_padding_is_masked_and_not_trained() -> None:
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, 9, -100]]
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    batch = pad([[5, 6, 7], [8, 9], []], 1, "left")
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [1, 8, 9], [1, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 0]]
+
+
+def test_batches_hold_no_more_padded_tokens_than_fit() -> None:
+    # 3 × 600 fit into 2048 and 4 × 600 do not; 2 × 1100 do not; 5000 is alone.
+    assert [
+        (part.start, part.stop) for part in cut_batches([500, 600, 550, 600, 1100, 5000, 3])
+    ] == [(0, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+    assert [part.stop for part in cut_batches([1024, 1024])] == [2]
+    assert list(cut_batches([])) == []
 
 
 def test_packed_examples_begin_anew_and_do_not_predict_each_other() -> None:

@@ -6,9 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ft_pipeline.config.recipe import Tokens
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.worker.data.chat_templates import choose_template
 from ft_pipeline.worker.data.tokens import (
-    IGNORED,
     encode,
     find_opening,
     render,

@@ -7,8 +7,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Tokens
+from ft_pipeline.store.artifact_files import IGNORED
 from ft_pipeline.worker.data.tokens import (
-    IGNORED,
     render,
     render_prompt,
     tokenize,

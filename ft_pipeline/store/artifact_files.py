@@ -1,0 +1,36 @@
+"""What artifacts hold that one package writes and another reads: names of files, and a value.
+
+Content stands at the top of an artifact, all else below META.
+"""
+
+from ft_pipeline.base.hashing import META
+
+# Of most assets: what their checks and pages read.
+REPORT_FILE = f"{META}/report.json"
+
+SOURCE_FILE = f"{META}/source.json"  # raw_*: where its files came from
+BASE_FILE = "base.json"  # a model's id, revision, and where its weights are
+MODEL_CONFIG_FILE = "config.json"  # transformers' name
+
+EXAMPLES_FILE = "examples.parquet"
+ROWS_FILE = f"{META}/rows.parquet"
+REJECTED_FILE = f"{META}/rejected.jsonl"
+SET_FILES = {"train_set": "train_set.jsonl", "val_set": "val_set.jsonl"}
+
+TOKENS_FILE = "tokens.jsonl"
+IGNORED = -100  # among its labels: not trained on, which is torch's and transformers' value
+LENGTHS_PICTURE = f"{META}/lengths.png"
+
+METRICS_FILE = f"{META}/metrics.jsonl"
+LOSS_PICTURE = f"{META}/loss.png"
+LEARNING_RATE_PICTURE = f"{META}/learning_rate.png"
+
+LOGITS_FILE = "logits.arrow"
+LOGITS_EXAMPLES_FILE = "examples.arrow"
+# Of the row cache: the same two tables, for all examples that a teacher was ever asked.
+LOGITS_CACHE = "teacher_logits"
+EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"
+
+LOSSES_FILE = "losses.jsonl"
+GENERATIONS_FILE = "generations.jsonl"
+COMPARISON_REPORT = f"{META}/report.md"
