@@ -6,7 +6,6 @@ it was fetched, and stays until the row is gone upstream.
 """
 
 import shutil
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.file_hashes import sync
 from ft_pipeline.base.locks import is_held, try_lock
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.render.outputs import REJECTED_FILE, ROWS_FILE
@@ -38,6 +36,7 @@ from ft_pipeline.graph.chain import Chain
 from ft_pipeline.lineage.graph import UNTRACEABLE, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET, SIDE_ASSETS
 from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.store.row_cache import read_table, write_shard
 from ft_pipeline.store.store import Store
 
 TEACHER_ASSET = "teacher_logits"
@@ -142,25 +141,21 @@ def compact_rows(folder: Path, wanted: Collection[bytes]) -> str | None:
 
 
 def _compact_shard(shard: Path, wanted: pa.Array) -> None:
-    examples = _read(shard / f"{EXAMPLES_TABLE}.arrow")
+    examples = read_table(shard / f"{EXAMPLES_TABLE}.arrow")
+    positions = read_table(shard / f"{POSITIONS_TABLE}.arrow")
+    if examples is None or positions is None:
+        shutil.rmtree(shard)
+        return
     keep = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
     if keep.all():
         return
     if keep.any():
-        positions = _read(shard / f"{POSITIONS_TABLE}.arrow")
         whose = np.repeat(keep, examples["positions"].to_numpy())
         tables = {
             EXAMPLES_TABLE: examples.filter(pa.array(keep)),
             POSITIONS_TABLE: positions.filter(pa.array(whose)),
         }
-        draft = shard.with_name(f".draft-{uuid.uuid4().hex[:8]}")
-        draft.mkdir()
-        for name, table in tables.items():
-            with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
-                writer.write_table(table)
-            sync(draft / f"{name}.arrow")
-        last = max(int(other.name) for other in shard.parent.glob("[0-9]*"))
-        draft.rename(shard.with_name(f"{last + 1:06}"))
+        write_shard(shard.parent, tables)
     shutil.rmtree(shard)
 
 
@@ -214,7 +209,7 @@ def _source_of(item: Item) -> str | None:
 def _tells(item: Item, going: Iterable[str]) -> bool:
     """Whether a worker's folder is of a build that goes, or has what was repeated by hand."""
     config = item.path / "config.json"
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return (item.path / "output").exists() or any(fingerprint in text for fingerprint in going)
 
 

@@ -34,6 +34,7 @@ from ft_pipeline.graph.plan import make_plan
 from ft_pipeline.lineage.graph import Graph, read_graph
 from ft_pipeline.lineage.trace import EXAMPLES_ASSET
 from ft_pipeline.store.artifacts import Manifest
+from ft_pipeline.store.row_cache import read_table
 from ft_pipeline.store.store import Store
 
 TOKENS_FILE = "tokens.jsonl"
@@ -309,6 +310,8 @@ def _find_answers(
 
 
 def _has_key(file: Path, key: bytes) -> bool:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        keys = reader.read_all()["key"]
+    table = read_table(file)
+    if table is None:
+        return False
+    keys = table["key"]
     return bool(pc.index(keys, pa.scalar(key, keys.type)).as_py() >= 0)

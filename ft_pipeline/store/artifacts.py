@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from ft_pipeline.base.hashing import META, FileEntry, Record, hash_json
 
@@ -85,6 +85,9 @@ class Manifest(Record):
     created_at: str
     seconds: float
     run_id: str
+
+
+MANIFEST_SHAPE = TypeAdapter(Manifest)
 
 
 class Artifact(Record):

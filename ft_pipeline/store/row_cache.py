@@ -2,11 +2,11 @@
 
     <store>/rows/<kind>/<hash of the configuration>/000003/questions.arrow, bands.arrow, …
 
-A shard is a folder of Arrow IPC files, written aside and renamed: whole or absent. Readers map the
-files into memory. Writers hold the cache's lock from reading to appending.
+A shard is a folder of Arrow IPC files, written aside, synced and renamed: whole or absent. Readers
+map the files into memory. Writers hold the cache's lock from reading to appending; the time of
+`lock` says when the cache was used last.
 """
 
-import fcntl
 import logging
 import shutil
 import uuid
@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ft_pipeline.base.file_hashes import sync
 from ft_pipeline.base.hashing import hash_json
+from ft_pipeline.base.locks import hold_lock
+from ft_pipeline.base.records import DRAFT_MARK, sync, sync_tree
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,10 @@ class RowCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to append; the kernel frees it when this process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(".draft-*"):
+        lock = self.folder / "lock"
+        with hold_lock(lock):
+            lock.touch()
+            for leftover in self.folder.glob(f"{DRAFT_MARK}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
 
@@ -47,11 +48,13 @@ class RowCache:
         shards = sorted(folder for folder in self.folder.glob("[0-9]*") if folder.is_dir())
         found = []
         for shard in shards:
-            try:
-                chosen = names or sorted(file.stem for file in shard.glob("*.arrow"))
-                found.append({name: _open(shard / f"{name}.arrow") for name in chosen})
-            except (pa.ArrowInvalid, OSError) as error:
-                logger.warning("%s: damaged, its rows are computed again (%s)", shard, error)
+            chosen = names or sorted(file.stem for file in shard.glob("*.arrow"))
+            tables = {name: read_table(shard / f"{name}.arrow") for name in chosen}
+            whole = {name: table for name, table in tables.items() if table is not None}
+            if not tables:
+                logger.warning("%s: damaged, its rows are computed again (no table in it)", shard)
+            elif len(whole) == len(tables):
+                found.append(whole)
         return found
 
     def clear(self) -> None:
@@ -61,16 +64,27 @@ class RowCache:
 
     def append(self, tables: Mapping[str, pa.Table]) -> None:
         """Add a shard. The caller holds the lock."""
-        draft = self.folder / f".draft-{uuid.uuid4().hex[:8]}"
-        draft.mkdir()
-        for name, table in tables.items():
-            with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
-                writer.write_table(table)
-            sync(draft / f"{name}.arrow")
-        numbers = [int(folder.name) for folder in self.folder.glob("[0-9]*")]
-        draft.rename(self.folder / f"{max(numbers, default=0) + 1:06}")
+        write_shard(self.folder, tables)
 
 
-def _open(file: Path) -> pa.Table:
-    with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
-        return reader.read_all()
+def write_shard(folder: Path, tables: Mapping[str, pa.Table]) -> None:
+    """Add a shard to a cache's folder. The caller holds its lock."""
+    draft = folder / f"{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
+    draft.mkdir()
+    for name, table in tables.items():
+        with pa.ipc.new_file(str(draft / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    sync_tree(draft)
+    numbers = [int(shard.name) for shard in folder.glob("[0-9]*")]
+    draft.rename(folder / f"{max(numbers, default=0) + 1:06}")
+    sync(folder)
+
+
+def read_table(file: Path) -> pa.Table | None:
+    """Return a table of a shard, mapped; None where it is damaged, with a warning."""
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
+            return reader.read_all()
+    except (pa.ArrowException, OSError) as error:
+        logger.warning("%s: damaged, its rows are computed again (%s)", file, error)
+        return None
