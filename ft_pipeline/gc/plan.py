@@ -18,7 +18,6 @@ from pathlib import Path
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.locks import is_held, try_lock
 from ft_pipeline.gc.inventory import (
-    FINGERPRINT,
     GONE_MARK,
     Item,
     Key,
@@ -31,6 +30,7 @@ from ft_pipeline.gc.inventory import (
     read_manifests,
     stay,
 )
+from ft_pipeline.gc.promotions import read_promoted
 from ft_pipeline.graph.chain import Chain, MissingInputs
 from ft_pipeline.store.artifacts import MANIFEST, Manifest
 from ft_pipeline.store.remote import RemoteError
@@ -144,7 +144,8 @@ def _find_reasons(
 ) -> dict[Key, str]:
     store = chains[0].store
     reasons = dict(find_asked(chains))
-    reasons |= {k: "promoted" for k in manifests if k[1] in _read_promoted(store)}
+    promoted = read_promoted(store)
+    reasons |= {k: "promoted" for k in manifests if k[1] in promoted}
     for asset in sorted({asset for asset, _ in manifests}):
         others = [m for k, m in manifests.items() if k[0] == asset and k not in reasons]
         newest = sorted(others, key=lambda m: m.created_at, reverse=True)[:keep]
@@ -260,12 +261,3 @@ def remove_rows(folder: Path) -> str | None:
         for shard in [*folder.glob("[0-9]*"), *folder.glob(".draft-*")]:
             shutil.rmtree(shard, ignore_errors=True)
     return None
-
-
-def _read_promoted(store: Store) -> set[str]:
-    """Return the fingerprints named in the lists of promotions."""
-    found: set[str] = set()
-    for file in (store.root / "promotions").glob("*.jsonl"):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            found |= set(FINGERPRINT.findall(line))
-    return found
