@@ -16,7 +16,7 @@ from ft_pipeline_tests.code_versions import Code
 # A function or class in each package that does work, and an asset that is made with it.
 WORK = [
     ("ft_pipeline.base.hashing:hash_json", "prompt_completions"),
-    ("ft_pipeline.base.file_hashes:sync", "teacher_logits"),
+    ("ft_pipeline.base.records:sync", "teacher_logits"),
     ("ft_pipeline.store.row_cache:RowCache", "teacher_logits"),
     ("ft_pipeline.config.steps:plan_steps", "finetuned_model"),
     ("ft_pipeline.config.sections.training:Training", "finetuned_model"),

@@ -21,7 +21,7 @@ from ft_pipeline.evaluation.report import render_table
 from ft_pipeline.graph.asset_rules import EVALUATED
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
-from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE, SET_FILES
+from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE, SET_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
@@ -45,7 +45,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         inputs = next(iter(drafts.values())).inputs
         task = EvaluateTask(
             base_model=inputs["base_model"].path,
-            val_set=inputs["val_set"].path / SET_FILES["val_set"],
+            val_set=inputs["val_set"].path / SET_FILE.format(asset="val_set"),
             val_tokens=inputs["val_tokens"].path,
             generation=chain.recipe.evaluation.generation,
             models={
@@ -90,7 +90,7 @@ def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
                 n.removesuffix("_evaluation"): draft.inputs[n].path
                 for n in chain.names_of("evaluation")
             },
-            draft.inputs["val_set"].path / SET_FILES["val_set"],
+            draft.inputs["val_set"].path / SET_FILE.format(asset="val_set"),
             chain.recipe.evaluation.metrics,
             chain.recipe.evaluation.samples,
             draft.path,

@@ -47,7 +47,7 @@ from ft_pipeline.store.artifact_files import (
     REJECTED_FILE,
     REPORT_FILE,
     ROWS_FILE,
-    SET_FILES,
+    SET_FILE,
 )
 from ft_pipeline.store.artifacts import Artifact, Manifest
 from ft_pipeline.store.checks import Check, Verdict
@@ -201,7 +201,7 @@ def _count_table(counts: Mapping[str, int]) -> str:
 def _define_side(chain: Chain, name: str, side: Side, checks: list[Check]) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        target = draft.path / SET_FILES[name]
+        target = draft.path / SET_FILE.format(asset=name)
         count = write_side(draft.inputs["prompt_completions"].path / EXAMPLES_FILE, side, target)
         shown = list(islice(iterate_jsonl(target), 3))
         examples = chain.asset("prompt_completions")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # What a run says while it goes on: assets, pulls, revisions, workers.
 SHOWN_LOGGERS = (
+    "ft_pipeline.base",
     "ft_pipeline.progress",
     "ft_pipeline.store",
     "ft_pipeline.graph",

@@ -34,7 +34,7 @@ from ft_pipeline.store.artifact_files import (
     LOSS_PICTURE,
     METRICS_FILE,
     REPORT_FILE,
-    SET_FILES,
+    SET_FILE,
     TOKENS_FILE,
 )
 from ft_pipeline.store.artifacts import Artifact
@@ -87,7 +87,7 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         any_draft = next(iter(drafts.values()))
         outputs = {
             name: TokensOutput(
-                examples=draft.inputs[sides[name]].path / SET_FILES[sides[name]],
+                examples=draft.inputs[sides[name]].path / SET_FILE.format(asset=sides[name]),
                 output=draft.path,
             )
             for name, draft in drafts.items()

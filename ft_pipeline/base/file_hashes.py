@@ -6,13 +6,18 @@ another machine, or after a copy, the times differ and the files are hashed agai
 
 import contextlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import hash_file
+from ft_pipeline.base.records import read_record, write_atomically
+
+Stamp = tuple[int, int, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+STAMPS = TypeAdapter(dict[str, Stamp])
 
 
 def hash_files(files: Mapping[str, Path], stamp_file: Path) -> dict[str, str]:
@@ -20,31 +25,19 @@ def hash_files(files: Mapping[str, Path], stamp_file: Path) -> dict[str, str]:
 
     Raises PipelineError for a file that cannot be read.
     """
-    known = _read(stamp_file)
+    known = read_record(stamp_file, STAMPS, "the files are hashed again") or {}
     fresh = {name: _stamp(path, known.get(name)) for name, path in files.items() if path.is_file()}
     if fresh != known:
         _write(stamp_file, fresh)
-    return {name: str(stamp[2]) for name, stamp in fresh.items()}
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder written to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-Stamp = list[int | str]
+    return {name: sha256 for name, (_, _, sha256) in fresh.items()}
 
 
 def _stamp(path: Path, known: Stamp | None) -> Stamp:
     try:
         status = path.stat()
-        if known is not None and known[:2] == [status.st_size, status.st_mtime_ns]:
+        if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
             return known
-        return [status.st_size, status.st_mtime_ns, hash_file(path)]
+        return status.st_size, status.st_mtime_ns, hash_file(path)
     except FileNotFoundError:
         raise  # taken away just now: not the same as being refused
     except OSError as error:
@@ -53,21 +46,8 @@ def _stamp(path: Path, known: Stamp | None) -> Stamp:
         ) from error
 
 
-def _read(stamp_file: Path) -> dict[str, Stamp]:
-    try:
-        stamps = json.loads(stamp_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stamps if isinstance(stamps, dict) else {}
-
-
 def _write(stamp_file: Path, stamps: Mapping[str, Stamp]) -> None:
     """Write the stamps if the folder can be written; a read-only store is hashed every time."""
-    temporary = stamp_file.with_name(f"{stamp_file.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with contextlib.suppress(OSError):
         stamp_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(stamps), encoding="utf-8")
-        temporary.rename(stamp_file)
-    except OSError:
-        with contextlib.suppress(OSError):  # on a read-only file system even this is refused
-            temporary.unlink(missing_ok=True)
+        write_atomically(stamp_file, json.dumps(stamps), durable=False)

@@ -11,6 +11,7 @@ import typer
 
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.project import DEFAULT_RECIPE, find_project
+from ft_pipeline.base.records import write_atomically
 from ft_pipeline.base.settings import read_yaml
 from ft_pipeline.cli.data import data_app
 from ft_pipeline.cli.options import JsonOption, RecipeOption, SetOption, load, require_recipe
@@ -220,7 +221,7 @@ def new_recipe(
     if target.exists():
         raise PipelineError(f"{target} exists already. Choose another name, or edit that file.")
     text = project.recipe_file(original).read_text(encoding="utf-8")
-    target.write_text(copy_recipe(text, name, original), encoding="utf-8")
+    write_atomically(target, copy_recipe(text, name, original))
     console.say(f"{target} written. Edit it, then: ft-pipeline run --recipe {name} --dry-run")
 
 

@@ -193,7 +193,7 @@ def _source_of(item: Item) -> str | None:
 def _tells(item: Item, going: Iterable[str]) -> bool:
     """Whether a worker's folder is of a build that goes, or has what was repeated by hand."""
     config = item.path / TASK_FILE
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return (item.path / "output").exists() or any(fingerprint in text for fingerprint in going)
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.locks import is_held, try_lock
 from ft_pipeline.gc.inventory import (
-    FINGERPRINT,
     GONE_MARK,
     Item,
     go,
@@ -30,6 +29,7 @@ from ft_pipeline.gc.inventory import (
     read_manifests,
     stay,
 )
+from ft_pipeline.gc.promotions import read_promoted
 from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import Lookup, MissingInputs, open_store
@@ -133,7 +133,8 @@ def _find_reasons(
 ) -> dict[Key, str]:
     store = open_store(chains[0])
     reasons = dict(find_asked(chains))
-    reasons |= {k: "promoted" for k in manifests if k[1] in _read_promoted(store)}
+    promoted = read_promoted(store)
+    reasons |= {k: "promoted" for k in manifests if k[1] in promoted}
     for asset in sorted({asset for asset, _ in manifests}):
         others = [m for k, m in manifests.items() if k[0] == asset and k not in reasons]
         newest = sorted(others, key=lambda m: m.created_at, reverse=True)[:keep]
@@ -251,12 +252,3 @@ def remove_rows(folder: Path) -> str | None:
             return "in use"
         cache.clear()
     return None
-
-
-def _read_promoted(store: Store) -> set[str]:
-    """Return the fingerprints named in the lists of promotions."""
-    found: set[str] = set()
-    for file in (store.root / "promotions").glob("*.jsonl"):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            found |= set(FINGERPRINT.findall(line))
-    return found

@@ -6,15 +6,19 @@ commit. The run goes on with the revisions that it began with; the new ones are 
     <store>/pins/<run id>/revisions.json    {"raw_trivia": {"revision": "sha256:…"}, …}
 """
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from ft_pipeline.base.records import changing, read_record, write_atomically
+
 REVISIONS_FILE = "revisions.json"
+SHAPE = TypeAdapter(dict[str, dict[str, str | dict[str, str]]])
+
+Kept = dict[str, dict[str, Any]]
 
 
 class Pins:
@@ -22,13 +26,13 @@ class Pins:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, dict[str, Any]] = {}
+        self._file = folder / REVISIONS_FILE
+        self._known: Kept = {}
 
     def keep(self, asset: str, look_up: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what the run found for an asset; the first time, look it up."""
         if asset not in self._known:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder):
+            with changing(self._file):
                 kept = self._read()
                 if asset not in kept:
                     kept[asset] = look_up()
@@ -47,26 +51,17 @@ class Pins:
         Of the assets that it had `done` alone: what it failed to make of a revision, perhaps
         because the file has changed meanwhile, is looked up anew.
         """
+        if self._file.exists():
+            return
         known = Pins(earlier)._read()
-        if known and not (self.folder / REVISIONS_FILE).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write({asset: kept for asset, kept in known.items() if asset in done})
+        with changing(self._file):
+            if known and not self._file.exists():
+                self._write({asset: kept for asset, kept in known.items() if asset in done})
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        file = self.folder / REVISIONS_FILE
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    def _read(self) -> Kept:
+        found = read_record(self._file, SHAPE, "the run looks up again what it is to build")
+        return dict(found or {})
 
-    def _write(self, kept: dict[str, dict[str, Any]]) -> None:
-        draft = self.folder / f".{REVISIONS_FILE}"
-        draft.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        draft.rename(self.folder / REVISIONS_FILE)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    def _write(self, kept: Kept) -> None:
+        # No run outlives a power cut, and what is lost is looked up again.
+        write_atomically(self._file, json.dumps(kept, indent=1) + "\n", durable=False)

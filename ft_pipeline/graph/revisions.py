@@ -2,8 +2,7 @@
 
 What one machine has resolved, the others take instead of asking the network, so that a second
 clone computes the same fingerprints. `<store>/upstream/<source>.json` is pulled where this store
-has none for the source as it is declared, and pushed when it was resolved here. `<source>.unpushed`
-beside it says that it was not pushed yet.
+has none for the source as it is declared, and pushed when it was resolved here.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ from ft_pipeline.base.project import Project
 from ft_pipeline.config.sources import AnySource
 from ft_pipeline.sources import upstream
 from ft_pipeline.store.remote import Remote, RemoteError
+from ft_pipeline.store.upstream_record import Unpushed
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def read_revision(
     record = Remote(project.remote).read_record(name)
     if record is None or not upstream.adopt_record(name, source, project.store, record):
         return None
-    logger.info("%s: revision %s taken from the remote", name, record["revision"])
+    logger.info("%s: revision %s taken from the remote", name, record.revision)
     return upstream.read_revision(*place)
 
 
@@ -45,33 +45,28 @@ def resolve_revision(project: Project, name: str, source: AnySource, push: bool 
     Without `push` the next run pushes it. Returns what read_revision returns from now on. Raises
     PipelineError with the remedy.
     """
-    revision = upstream.resolve_revision(name, source, project.root, project.store)
-    if upstream.read_record(name, source, project.store) is not None:
-        # Also over another machine's, but only where this one had to do with the remote.
-        (project.store / "upstream" / f"{name}.unpushed").write_text(
-            "replace\n" if project.remote else "", encoding="utf-8"
-        )
-        if project.remote and push:
-            _push_pending(project, name, source, Remote(project.remote))
+    # Also over another machine's, but only where this one had to do with the remote.
+    unpushed: Unpushed = "replace" if project.remote else "new"
+    revision = upstream.resolve_revision(name, source, project.root, project.store, unpushed)
+    if project.remote and push:
+        _push_pending(project, name, source, Remote(project.remote))
     return revision
 
 
 def _push_pending(project: Project, name: str, source: AnySource, remote: Remote) -> None:
     """Push a record if that was not done yet; where it fails, warn and leave it for later."""
-    marker = project.store / "upstream" / f"{name}.unpushed"
-    record = upstream.read_record(name, source, project.store) if marker.is_file() else None
-    if record is None:
+    record = upstream.read_record(name, source, project.store)
+    if record is None or record.unpushed is None:
         return
     try:
         there = remote.read_record(name)
-        known = there is not None and there.get("asked") == record["asked"]
-        if not known or marker.read_text(encoding="utf-8"):
-            remote.write_record(name, record)
+        if there is None or there.asked != record.asked or record.unpushed == "replace":
+            remote.write_record(record)
     except RemoteError as error:
         logger.warning(
             "source %s: its revision is recorded here, not pushed. %s The next run tries again.",
             *(name, error),
         )
         return
-    with contextlib.suppress(OSError):
-        marker.unlink()
+    with contextlib.suppress(OSError):  # a read-only store asks the remote each time
+        upstream.mark_pushed(record, project.store)

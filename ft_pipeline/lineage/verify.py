@@ -22,6 +22,7 @@ from ft_pipeline.base.hashing import (
     hash_file,
     hash_json,
 )
+from ft_pipeline.base.records import is_draft
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.lineage.origins import check_origin
@@ -231,7 +232,7 @@ def _list_unlisted(found: Found) -> Iterator[str]:
     own = {MANIFEST, STAMP, UNPUSHED}
     for file in sorted(found.folder.rglob("*")):
         name = file.relative_to(found.folder).as_posix()
-        known = name in own or name in found.link.files
+        known = name in own or name in found.link.files or is_draft(file, own)
         if file.is_file() and not known and (found.manifest or not name.startswith(f"{META}/")):
             yield name
 

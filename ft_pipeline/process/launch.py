@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.process.reaper import end_group, read_grace
+from ft_pipeline.base.records import write_atomically
+from ft_pipeline.process.reaper import end_group, read_grace, read_needs
 from ft_pipeline.process.tasks import LOG_FILE, TASK_FILE, WorkerTask
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _write_config(task: WorkerTask, runs: Path) -> Path:
     folder = runs / f"{stamp}-{task.name}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
     text = task.model_dump_json(indent=1)
-    (folder / TASK_FILE).write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / TASK_FILE, text + "\n", durable=False)
     return folder
 
 
@@ -178,6 +179,10 @@ def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
         str(folder), GRACE_SECONDS
     ):
         time.sleep(0.1)
+    try:
+        read_needs(str(folder))
+    except ValueError as error:
+        logger.warning("%s; the worker had %.0f s to leave", error, GRACE_SECONDS)
 
 
 def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:

@@ -7,6 +7,7 @@ however it ends. A training that needs longer for its checkpoint says so in `lea
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -25,13 +26,30 @@ def group_exists(group: int) -> bool:
     return True
 
 
+def read_needs(folder: str) -> float:
+    """Return the seconds that the worker of a run folder asks for, 0 where it has not asked.
+
+    Raises ValueError, naming the file, where what it wrote cannot be understood.
+    """
+    path = os.path.join(folder, NEEDS_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            seconds = float(json.load(file)["seconds"])
+    except OSError:
+        return 0.0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: expected {{"seconds": 40.0}} ({error!r})') from error
+    if not math.isfinite(seconds):
+        raise ValueError(f"{path}: {seconds} is no number of seconds")
+    return seconds
+
+
 def read_grace(folder: str, least: float) -> float:
     """Return the seconds that the worker of a run folder asks for, at least `least`."""
     try:
-        with open(os.path.join(folder, NEEDS_FILE), encoding="utf-8") as file:
-            return max(least, float(json.load(file)["seconds"]))
-    except (OSError, ValueError, KeyError):
-        return least
+        return max(least, read_needs(folder))
+    except ValueError:
+        return least  # the launcher names it
 
 
 def end_group(group: int, grace: Callable[[], float]) -> None:

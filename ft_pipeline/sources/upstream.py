@@ -7,12 +7,10 @@ A revision is a Kaggle version, a hub commit, an ETag, or the hash of local file
     {"source": "cot", "asked": {"kind": "huggingface", "id": "…"}, "revision": "9f1c…"}
 
 and moves only by `refresh`, so that every machine that shares a store computes the same
-fingerprints.
+fingerprints. A damaged record counts as never resolved: upstream is asked again.
 """
 
-import json
 import tempfile
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +25,8 @@ from ft_pipeline.base.hashing import (
     hash_json,
 )
 from ft_pipeline.base.network.secrets import hide_login, hide_secrets, record_address
+from ft_pipeline.base.records import changing, write_atomically
+from ft_pipeline.base.records import read_record as read_file
 from ft_pipeline.config.sources import (
     AnySource,
     FilesSource,
@@ -43,6 +43,7 @@ from ft_pipeline.sources.incoming import (
     list_incoming,
     split_revision,
 )
+from ft_pipeline.store.upstream_record import SHAPE, Unpushed, UpstreamRecord
 
 # Declared fields that do not decide which bytes are fetched, but how they are read or described.
 HOW_READ = {"identity", "format", "columns", "aliases"}
@@ -101,39 +102,43 @@ def read_revision(
     return add_incoming(revision, dropped, store / "upstream" / f"{name}.incoming.stamp.json")
 
 
-def resolve_revision(name: str, source: AnySource, root: Path, store: Path) -> str:
+def resolve_revision(
+    name: str, source: AnySource, root: Path, store: Path, unpushed: Unpushed | None = None
+) -> str:
     """Ask upstream for the newest revision and record it. Raises PipelineError with the remedy.
 
-    Returns what read_revision returns from now on.
+    `unpushed` is recorded with it. Returns what read_revision returns from now on.
     """
-    if isinstance(source, HuggingFaceSource):
-        _write_record(name, source, store, huggingface.resolve_commit(name, source))
-    elif isinstance(source, KaggleSource):
-        newest = source.version or kaggle.resolve_version(name, source)
-        _write_record(name, source, store, str(newest))
-    elif isinstance(source, UrlSource):
-        _write_record(name, source, store, url.resolve_revision(name, source))
-    elif remote_files.is_remote(source.path):
-        _write_record(name, source, store, remote_files.resolve_revision(name, source))
+    newest = _ask(name, source)
+    if newest is not None:
+        asked = describe_request(source)
+        record = UpstreamRecord(source=name, asked=asked, revision=newest, unpushed=unpushed)
+        with changing(_record(name, store)):
+            write_atomically(_record(name, store), record.to_json())
     return str(read_revision(name, source, root, store, use_sample=False))
 
 
-def read_record(name: str, source: AnySource, store: Path) -> dict[str, Any] | None:
+def read_record(name: str, source: AnySource, store: Path) -> UpstreamRecord | None:
     """Return what was last resolved for just this declaration, if anything was."""
-    try:
-        record: dict[str, Any] = json.loads(_record(name, store).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return record if record["asked"] == describe_request(source) else None
+    record = _read(name, store)
+    return record if record and record.asked == describe_request(source) else None
 
 
-def adopt_record(name: str, source: AnySource, store: Path, record: dict[str, Any]) -> bool:
+def adopt_record(name: str, source: AnySource, store: Path, record: UpstreamRecord) -> bool:
     """Record what another machine has resolved; False where it is of another declaration."""
-    revision = record.get("revision")
-    if record.get("asked") != describe_request(source) or not isinstance(revision, str):
+    if record.asked != describe_request(source):
         return False
-    _write_record(name, source, store, revision)
+    with changing(_record(name, store)):
+        write_atomically(_record(name, store), record.pushed().to_json())
     return True
+
+
+def mark_pushed(record: UpstreamRecord, store: Path) -> None:
+    """Note that a record was pushed, unless another took its place meanwhile."""
+    file = _record(record.source, store)
+    with changing(file):
+        if _read(record.source, store) == record:
+            write_atomically(file, record.pushed().to_json())
 
 
 def is_local(source: AnySource) -> bool:
@@ -237,16 +242,23 @@ def _pinned(source: AnySource) -> str | None:
 def _recorded(name: str, source: AnySource, store: Path) -> str | None:
     """Return the revision that was last resolved for just this declaration."""
     record = read_record(name, source, store)
-    return None if record is None else str(record["revision"])
+    return None if record is None else record.revision
 
 
-def _write_record(name: str, source: AnySource, store: Path, revision: str) -> None:
-    record = {"source": name, "asked": describe_request(source), "revision": revision}
-    file = _record(name, store)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(file)
+def _ask(name: str, source: AnySource) -> str | None:
+    """Ask upstream for its newest revision; None for files of this machine."""
+    if isinstance(source, HuggingFaceSource):
+        return huggingface.resolve_commit(name, source)
+    if isinstance(source, KaggleSource):
+        return str(source.version or kaggle.resolve_version(name, source))
+    if isinstance(source, UrlSource):
+        return url.resolve_revision(name, source)
+    return None if is_local(source) else remote_files.resolve_revision(name, source)
+
+
+def _read(name: str, store: Path) -> UpstreamRecord | None:
+    lost = f"source {name} counts as never resolved, and upstream is asked again"
+    return read_file(_record(name, store), SHAPE, lost)
 
 
 def _record(name: str, store: Path) -> Path:

@@ -15,7 +15,7 @@ MODEL_CONFIG_FILE = "config.json"  # transformers' name
 EXAMPLES_FILE = "examples.parquet"
 ROWS_FILE = f"{META}/rows.parquet"
 REJECTED_FILE = f"{META}/rejected.jsonl"
-SET_FILES = {"train_set": "train_set.jsonl", "val_set": "val_set.jsonl"}
+SET_FILE = "{asset}.jsonl"  # of train_set and its like, by their names
 
 TOKENS_FILE = "tokens.jsonl"
 IGNORED = -100  # among its labels: not trained on, which is torch's and transformers' value

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from ft_pipeline.base.hashing import META, FileEntry, ManifestPart, hash_json
 from ft_pipeline.base.settings import list_leaves
@@ -101,6 +101,9 @@ class Manifest(ManifestPart):
     def name(self) -> str:
         """The asset's name without the recipe: `finetuned_model` for foo/finetuned_model."""
         return name_of(self.asset)
+
+
+MANIFEST_SHAPE = TypeAdapter(Manifest)
 
 
 class Artifact(ManifestPart):

@@ -8,7 +8,6 @@ Files without a manifest are no artifact. FT_SOURCE_TIMEOUT bounds each small re
 keep their driver's time-outs. Logins are the drivers' usual ones, and no message holds them.
 """
 
-import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,13 +16,20 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.network.secrets import hide_secrets
 from ft_pipeline.base.network.storages import explain_storage, explained
 from ft_pipeline.base.network.timeouts import read_timeout
-from ft_pipeline.store.artifacts import FORMAT, MANIFEST, Artifact, Manifest, compute_data_version
+from ft_pipeline.base.records import DamagedRecord, parse_record
+from ft_pipeline.store.artifacts import (
+    FORMAT,
+    MANIFEST,
+    MANIFEST_SHAPE,
+    Artifact,
+    Manifest,
+    compute_data_version,
+)
+from ft_pipeline.store.upstream_record import SHAPE, UpstreamRecord
 
 # Folders that need no making, and objects that appear whole.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "memory"}
@@ -56,9 +62,9 @@ class Remote:
         if text is None:
             return None
         try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError:
-            self._ignore(asset, fingerprint, "it is not valid")
+            manifest = parse_record(text, MANIFEST_SHAPE, MANIFEST)
+        except DamagedRecord as error:
+            self._ignore(asset, fingerprint, error.fault)
             return None
         if manifest.format != FORMAT:
             self._ignore(asset, fingerprint, f"format {manifest.format} is not read")
@@ -128,19 +134,26 @@ class Remote:
                 return
             seen = meanwhile
 
-    def read_record(self, source: str) -> dict[str, Any] | None:
-        """Return the upstream record of a source, if there is one. Raises RemoteError."""
-        text = self._read(f"upstream/{source}.json")
-        try:
-            record = json.loads(text or b"null")
-        except ValueError:
-            record = None
-        return record if isinstance(record, dict) else None
+    def read_record(self, source: str) -> UpstreamRecord | None:
+        """Return the upstream record of a source; None where there is none that can be used.
 
-    def write_record(self, source: str, record: dict[str, Any]) -> None:
-        """Push the upstream record of a source. Raises RemoteError."""
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        self._write(f"upstream/{source}.json", text.encode("utf-8"))
+        Raises RemoteError where the remote cannot be asked.
+        """
+        key = f"upstream/{source}.json"
+        text = self._read(key)
+        if text is None:
+            return None
+        try:
+            return parse_record(text, SHAPE, key)
+        except DamagedRecord as error:
+            place = f"{self.shown}/{key}"
+            logger.warning("%s: %s; the record counts as absent", place, error.fault)
+            return None
+
+    def write_record(self, record: UpstreamRecord) -> None:
+        """Push an upstream record. Raises RemoteError."""
+        text = record.pushed().to_json()
+        self._write(f"upstream/{record.source}.json", text.encode("utf-8"))
 
     @cached_property
     def _connection(self) -> tuple[Any, str]:

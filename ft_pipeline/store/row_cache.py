@@ -6,7 +6,6 @@ A shard is a folder of Arrow IPC files, written aside and renamed: whole or abse
 files into memory. Writers hold the cache's lock from reading to appending.
 """
 
-import fcntl
 import logging
 import shutil
 import uuid
@@ -18,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from ft_pipeline.base.arrow_files import map_table, write_table
-from ft_pipeline.base.file_hashes import sync
 from ft_pipeline.base.hashing import hash_json
-from ft_pipeline.base.locks import try_lock
+from ft_pipeline.base.locks import hold_lock, try_lock
+from ft_pipeline.base.records import DRAFT_MARK, sync, sync_tree
 
 Tables = dict[str, pa.Table]
 
@@ -42,9 +41,8 @@ class RowCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to append; the kernel frees it when this process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("w") as handle:  # its time is that of the cache's last use
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with hold_lock(self.lock_file):
+            self.lock_file.touch()  # its time is that of the cache's last use
             self._remove_drafts()
             yield
 
@@ -77,13 +75,14 @@ class RowCache:
 
     def append(self, tables: Mapping[str, pa.Table]) -> None:
         """Add a shard. The caller holds the lock."""
-        draft = self.folder / f".draft-{uuid.uuid4().hex[:8]}"
+        draft = self.folder / f"{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
         draft.mkdir()
         for name, table in tables.items():
             write_table(draft / f"{name}.arrow", table)
-            sync(draft / f"{name}.arrow")
+        sync_tree(draft)
         numbers = [int(folder.name) for folder in self._list_shards()]
         draft.rename(self.folder / f"{max(numbers, default=0) + 1:06}")
+        sync(self.folder)
 
     def compact(self, keep: Callable[[Tables], Tables], names: Collection[str] = ()) -> None:
         """Replace each shard by the rows that `keep` returns of its tables (all, or these).
@@ -104,7 +103,7 @@ class RowCache:
         return sorted(folder for folder in self.folder.glob("[0-9]*") if folder.is_dir())
 
     def _remove_drafts(self) -> None:
-        for leftover in self.folder.glob(".draft-*"):
+        for leftover in self.folder.glob(f"{DRAFT_MARK}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -114,11 +113,19 @@ def list_caches(root: Path, kind: str = "*") -> list[RowCache]:
 
 
 def _open_shard(shard: Path, names: Collection[str]) -> Tables | None:
+    chosen = names or sorted(file.stem for file in shard.glob("*.arrow"))
+    tables = {name: _read_table(shard / f"{name}.arrow") for name in chosen}
+    whole = {name: table for name, table in tables.items() if table is not None}
+    if not tables:
+        logger.warning("%s: damaged, its rows are computed again (no table in it)", shard)
+    return whole if tables and len(whole) == len(tables) else None
+
+
+def _read_table(file: Path) -> pa.Table | None:
     try:
-        chosen = names or sorted(file.stem for file in shard.glob("*.arrow"))
-        return {name: map_table(shard / f"{name}.arrow") for name in chosen}
-    except (pa.ArrowInvalid, OSError) as error:
-        logger.warning("%s: damaged, its rows are computed again (%s)", shard, error)
+        return map_table(file)
+    except (pa.ArrowException, OSError) as error:
+        logger.warning("%s: damaged, its rows are computed again (%s)", file, error)
         return None
 
 

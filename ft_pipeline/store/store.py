@@ -4,12 +4,12 @@ An artifact is written to a temporary sibling (`Draft`), its manifest last, sync
 Without a valid manifest it does not exist for readers.
 
 Where there is a remote (remote.py), an artifact that is not here is pulled from it, and what was
-published is pushed. `.unpushed` in an artifact's folder says that it was not pushed yet; without
-that file the remote is not asked about an artifact that is here.
+published is pushed. `.unpushed` in an artifact's folder says that it was not pushed yet, and
+whether it replaces (`"new"`, `"replace"`); without that file the remote is not asked about an
+artifact that is here.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,22 +22,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from ft_pipeline.base.errors import PipelineError, explain_os_error
-from ft_pipeline.base.file_hashes import hash_files, sync
+from ft_pipeline.base.file_hashes import hash_files
 from ft_pipeline.base.hashing import (
     META,
     FileEntry,
     hash_file,
 )
-from ft_pipeline.base.locks import hold_mark
+from ft_pipeline.base.locks import hold_lock, hold_mark
 from ft_pipeline.base.project import STORE_FOLDERS
+from ft_pipeline.base.records import DRAFT_MARK as DRAFT_MARK
+from ft_pipeline.base.records import read_record, sync, sync_tree, write_atomically
 from ft_pipeline.store.artifacts import (
     FORMAT,
     MANIFEST,
+    MANIFEST_SHAPE,
     Artifact,
     CheckResult,
     Ingredients,
@@ -50,8 +53,9 @@ from ft_pipeline.store.remote import Remote, RemoteError
 
 STAMP = ".stamp.json"
 UNPUSHED = ".unpushed"
-REPLACE = "replace\n"  # in that file: also other content of the same fingerprint
-DRAFT_MARK = ".draft-"
+# In that file: only where the remote has none; also over other content of the same fingerprint.
+NEW, REPLACE = "new", "replace"
+UNPUSHED_SHAPE = TypeAdapter(Literal["new", "replace"])
 REPLACED_MARK = ".replaced-"
 RUN_MARK = "run."
 
@@ -243,8 +247,7 @@ class Store:
         `replace`: the remote's artifact of the same fingerprint goes, too, if its content differs.
         """
         manifest = draft._manifest(_list_files(draft.path), checks, run_id)
-        replaces = replace and self.remote is not None
-        (draft.path / UNPUSHED).write_text(REPLACE if replaces else "", encoding="utf-8")
+        _mark_unpushed(draft.path, REPLACE if replace and self.remote is not None else NEW)
         artifact = self._install(draft.path, manifest)
         self.push_pending(artifact)
         return artifact
@@ -254,9 +257,10 @@ class Store:
         marker = artifact.path / UNPUSHED
         if self.remote is None or not marker.is_file():
             return
+        lost = "it is pushed, but over nothing that the remote has"
+        mark = read_record(marker, UNPUSHED_SHAPE, lost)
         try:
-            replace = marker.read_text(encoding="utf-8") == REPLACE
-            pushed = self.remote.upload(artifact, replace)
+            pushed = self.remote.upload(artifact, replace=mark == REPLACE)
         except RemoteError as error:
             logger.warning(
                 "%s: kept in the store, but not pushed. %s The next run that uses it tries again.",
@@ -302,9 +306,8 @@ class Store:
 
     def _install(self, folder: Path, manifest: Manifest) -> Artifact:
         """Make a folder that holds all files the artifact of its manifest."""
-        for name in manifest.files:
-            sync(folder / name)
-        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        sync_tree(folder)
+        _write_manifest(folder, manifest)
         final = self.folder(manifest.asset, manifest.fingerprint)
         if final.exists():
             final.rename(final.with_name(f"{final.name}{REPLACED_MARK}{uuid.uuid4().hex[:8]}"))
@@ -323,8 +326,9 @@ class Store:
     def replace_checks(self, artifact: Artifact, checks: list[CheckResult]) -> Artifact:
         """Store the results of checks that were recomputed because their version changed."""
         manifest = artifact.manifest.model_copy(update={"checks": checks})
-        (artifact.path / UNPUSHED).touch()
-        _write_json(artifact.path / MANIFEST, manifest.model_dump(mode="json"))
+        if not (artifact.path / UNPUSHED).exists():
+            _mark_unpushed(artifact.path, NEW)
+        _write_manifest(artifact.path, manifest)
         checked = Artifact(path=artifact.path, manifest=manifest)
         self.push_pending(checked)
         return checked
@@ -345,18 +349,15 @@ class Store:
         if key in self._held:
             yield
             return
-        file = self.lock_file(asset, fingerprint)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle = file.open("w", encoding="utf-8")
-        except OSError as error:
-            raise explain_os_error(error, self.root) from error
-        with handle:
+
+        def say() -> None:
+            logger.info("waiting: another process is building %s (%s)", asset, fingerprint)
+
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting: another process is building %s (%s)", asset, fingerprint)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                stack.enter_context(hold_lock(self.lock_file(asset, fingerprint), say))
+            except OSError as error:
+                raise explain_os_error(error, self.root) from error
             self._clear_leftovers(asset, fingerprint)
             self._held.add(key)
             try:
@@ -389,13 +390,16 @@ def _list_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValidationError:
-        logger.warning("%s: not a valid manifest; the artifact counts as absent", folder / MANIFEST)
-        return None
+    return read_record(folder / MANIFEST, MANIFEST_SHAPE, "the artifact counts as absent")
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(folder / MANIFEST, text + "\n")
+
+
+def _mark_unpushed(folder: Path, how: str) -> None:
+    write_atomically(folder / UNPUSHED, json.dumps(how) + "\n")
 
 
 def _identify(folder: Path) -> tuple[int, int] | None:
@@ -418,11 +422,3 @@ def _verify_intact(artifact: Artifact) -> None:
                 f"{artifact.path / name}: damaged. Expected sha256 {entry.sha256}, found "
                 f"{found.get(name, 'no file')}. It is not used."
             )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)

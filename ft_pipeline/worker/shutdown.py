@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ft_pipeline.base.records import write_atomically
 from ft_pipeline.process.reaper import NEEDS_FILE
 
 logger = logging.getLogger("ft_pipeline.worker")
@@ -61,6 +62,5 @@ class Leave:
     def _announce(self) -> None:
         if self._folder is not None:
             needed = {"seconds": round(2 * self._seconds + 20, 1)}
-            unfinished = self._folder / f".{NEEDS_FILE}"
-            unfinished.write_text(json.dumps(needed), encoding="utf-8")
-            unfinished.rename(self._folder / NEEDS_FILE)
+            # Nobody waits for it any more behind a power cut.
+            write_atomically(self._folder / NEEDS_FILE, json.dumps(needed), durable=False)

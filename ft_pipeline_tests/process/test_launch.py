@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.process.launch import explain_end, run_in_group
+from ft_pipeline.process.reaper import NEEDS_FILE, read_grace, read_needs
+from ft_pipeline_tests.base.damages import list_damages
 
 # A worker that starts a grandchild, writes both ids, and works until it is ended.
 WORKER = """
@@ -158,6 +160,53 @@ def test_reaper_waits_for_the_checkpoint_of_a_worker_whose_parent_was_killed(
     parent.kill()
     parent.wait(timeout=30)
     wait_until((tmp_path / "checkpoint").exists)
+    wait_until(lambda: not find_processes(tmp_path))
+
+
+def test_what_a_worker_asks_for_and_cannot_be_understood_gives_it_no_more_time(
+    tmp_path: Path,
+) -> None:
+    file, whole = tmp_path / NEEDS_FILE, b'{"seconds": 40.5}'
+    assert (read_needs(str(tmp_path)), read_grace(str(tmp_path), least=10)) == (0, 10)
+    for content in (*list_damages(whole), b'{"seconds": Infinity}', b'{"seconds": null}'):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"leaving\.json: "):
+            read_needs(str(tmp_path))
+        assert read_grace(str(tmp_path), least=10) == 10
+    file.write_bytes(whole)
+    assert read_grace(str(tmp_path), least=10) == 40.5
+
+
+# A worker whose announcement is cut off, and that does not leave by itself.
+MUMBLING = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (folder / "leaving.json").write_text('{"seconds": 4'))
+(folder / "pids").write_text("ready")
+while True:
+    time.sleep(600)
+"""
+
+PARENT_OF_MUMBLING = """
+import logging, sys
+from pathlib import Path
+from ft_pipeline.process import launch
+logging.basicConfig()
+launch.GRACE_SECONDS = 0.5
+folder = Path(sys.argv[1])
+launch.run_in_group([sys.executable, str(folder / "mumbling.py"), str(folder)], {}, folder)
+"""
+
+
+def test_the_launcher_names_an_announcement_that_it_cannot_understand(tmp_path: Path) -> None:
+    (tmp_path / "mumbling.py").write_text(MUMBLING, encoding="utf-8")
+    command = [sys.executable, "-c", PARENT_OF_MUMBLING, str(tmp_path)]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "pids").exists)
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=30)
+    assert f'{tmp_path}/leaving.json: expected {{"seconds": 40.0}}' in said
     wait_until(lambda: not find_processes(tmp_path))
 
 

@@ -18,10 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
+from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.sections.tracking import Mlflow, Tracking, Wandb
-from ft_pipeline.process.tracking.follower import MetricsFile
-from ft_pipeline.process.tracking.start import follow, hide_credentials
+from ft_pipeline.process.tracking.follower import MetricsFile, read_config
+from ft_pipeline.process.tracking.start import FollowerConfig, follow, hide_credentials
 from ft_pipeline.process.tracking.trackers import flatten
+from ft_pipeline_tests.base.damages import list_damages
 
 WANDB_KEY = "0123456789abcdef" * 3
 PASSWORD = "correct-horse"
@@ -238,6 +240,31 @@ def test_follower_imports_neither_torch_nor_dagster_nor_a_tracker() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_damaged_configuration_is_named_and_nothing_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "tracking.json"
+    with pytest.raises(PipelineError, match=r"tracking\.json: not there"):
+        read_config(file)
+    config = FollowerConfig(run_name="quiz-1", tracking=Tracking(), settings=SETTINGS)
+    whole = config.model_dump_json(indent=1).encode("utf-8") + b"\n"
+    for content in list_damages(whole):
+        file.write_bytes(content)
+        with pytest.raises(PipelineError, match=r"tracking\.json: "):
+            read_config(file)
+    file.write_bytes(whole[:-9])
+    command = [sys.executable, "-m", "ft_pipeline.process.tracking.follower", "--tracker", "mlflow"]
+    done = subprocess.run(
+        [*command, "--metrics", "none", "--config", str(file)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mlflow: {file}: cut off or not JSON")
+    assert done.stderr.endswith(" Nothing is sent.\n")
+    file.write_bytes(whole)
+    assert read_config(file) == config
 
 
 def test_tracker_that_cannot_start_is_a_warning(

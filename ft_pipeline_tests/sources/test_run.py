@@ -68,6 +68,22 @@ def test_run_downloads_once_and_keeps_the_revision(kaggle: Kaggle, root: Path) -
     assert kaggle.seen == []
 
 
+@pytest.mark.parametrize("length", [0, 60])
+def test_a_run_asks_upstream_again_where_its_record_was_cut_off(
+    kaggle: Kaggle, root: Path, length: int
+) -> None:
+    assert build_raw(root).returncode == 0
+    file = root / "data/artifacts/upstream/trivia.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:length])
+    kaggle.seen.clear()
+    again = build_raw(root)
+    assert [a["outcome"] for a in json.loads(again.stdout)["assets"]] == ["reused"]
+    assert len(kaggle.seen) == 1
+    assert f"{file}: " in again.stderr and "upstream is asked again" in again.stderr
+    assert json.loads(file.read_text("utf-8"))["revision"] == "3"
+
+
 def test_failed_run_shows_the_remedy_and_writes_the_token_nowhere(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from ft_pipeline.sources.upstream import (
     read_revision,
     resolve_revision,
 )
+from ft_pipeline_tests.base.damages import list_damages, read_names
 from ft_pipeline_tests.sources.conftest import FILES, RunChild, read_tree
 from ft_pipeline_tests.sources.hosts import COMMIT, HANDLE, Hub, Kaggle
 
@@ -46,7 +47,29 @@ def test_resolved_revision_is_recorded_and_not_asked_for_again(
     assert len(kaggle.seen) == 1
     assert resolve(KAGGLE, tmp_path) == "4"  # what a refresh does
     assert read(KAGGLE, tmp_path) == "4"
-    assert [p.name for p in (tmp_path / "store/upstream").iterdir()] == ["quiz.json"]
+    names = {p.name for p in (tmp_path / "store/upstream").iterdir()}
+    assert names == {"quiz.json", ".quiz.json.lock"}
+
+
+def test_a_damaged_record_is_named_and_upstream_is_asked_again(
+    kaggle: Kaggle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve(KAGGLE, tmp_path)
+    file = tmp_path / "store/upstream/quiz.json"
+    whole = file.read_bytes()
+    for content in list_damages(whole):
+        file.write_bytes(content)
+        assert read(KAGGLE, tmp_path) is None
+        (named,) = read_names(caplog, file)
+        assert named.endswith(
+            "; source quiz counts as never resolved, and upstream is asked again."
+        )
+        file.write_bytes(whole)
+        assert read(KAGGLE, tmp_path) == "3"
+    file.write_bytes(whole[:-5])
+    kaggle.version = 4
+    assert resolve(KAGGLE, tmp_path) == "4"
+    assert read(KAGGLE, tmp_path) == "4"
 
 
 def test_resolved_commit_is_recorded(hub: Hub, tmp_path: Path, run_child: RunChild) -> None:

@@ -29,6 +29,7 @@ from ft_pipeline.graph.revisions import read_revision, resolve_revision
 from ft_pipeline.store.artifacts import MANIFEST
 from ft_pipeline.store.remote import Remote, RemoteError
 from ft_pipeline.store.store import UNPUSHED, DamagedArtifact, Store
+from ft_pipeline_tests.base.damages import list_damages, read_names
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.store.test_store import (
     ASKED,
@@ -195,6 +196,32 @@ def test_a_forced_build_replaces_what_is_damaged_there(
         (draft.path / "rows.txt").write_text("a\n", encoding="utf-8")
         here.publish(draft, [], run_id="forced", replace=True)
     assert find(there).manifest.run_id == "forced"
+
+
+def test_a_mark_that_is_damaged_is_named_and_replaces_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether what the remote has was to be replaced is then unknown."""
+    theirs = publish(Store(tmp_path / "there", Remote(str(tmp_path / "remote"))), "a\n")
+    with Store(tmp_path / "here", Remote("/proc/ft")).draft("train_set", ASKED, {}) as draft:
+        (draft.path / "rows.txt").write_text("b\n", encoding="utf-8")
+        store = Store(tmp_path / "here", Remote("/proc/ft"))
+        made = store.publish(draft, [], run_id="forced", replace=True)
+    store = Store(tmp_path / "here", Remote(str(tmp_path / "remote")))
+    remote, mark = store.remote, made.path / UNPUSHED
+    assert remote is not None
+    whole = mark.read_bytes()
+    for content in list_damages(whole):
+        caplog.clear()
+        mark.write_bytes(content)
+        store.push_pending(made)
+        assert len(read_names(caplog, mark)) == 1
+        assert remote.read_manifest("train_set", FINGERPRINT) == theirs.manifest
+        mark.write_bytes(b'"new"\n')
+        store.push_pending(made)
+    mark.write_bytes(whole)
+    store.push_pending(made)
+    assert remote.read_manifest("train_set", FINGERPRINT) == made.manifest
 
 
 def test_the_first_of_two_builds_stays_in_the_remote(here: Store, there: Store) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ft_pipeline.base.arrow_files import map_table
 from ft_pipeline.examples.select.near import NearIndex
 from ft_pipeline.store.row_cache import RowCache
+from ft_pipeline_tests.base.damages import read_names
 from ft_pipeline_tests.conftest import ROOT
 
 
@@ -225,6 +226,35 @@ def test_a_damaged_shard_is_computed_again(tmp_path: Path, damage: str) -> None:
         if damage != "missing":
             damaged.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
         assert find_pairs(copy, TEXTS) == expected
+
+
+def test_a_shard_is_left_out_and_named_wherever_it_was_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = open_cache(tmp_path)
+    append(cache, 1)
+    append(cache, 2)
+    file = cache.folder / "000001/rows.arrow"
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        assert read_numbers(cache) == [[2]]
+        (named,) = read_names(caplog, file)
+        assert "damaged, its rows are computed again" in named
+    file.unlink()
+    assert read_numbers(cache) == [[2]]  # an empty folder
+    assert len(read_names(caplog, file.parent)) == 1
+    append(cache, 3)
+    assert read_numbers(cache) == [[2], [3]]
+
+
+def test_the_time_of_the_lock_is_that_of_the_last_use(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    append(cache, 1)
+    os.utime(cache.folder / "lock", (7, 7))
+    with cache.locked():
+        pass
+    assert time.time() - (cache.folder / "lock").stat().st_mtime < 60
 
 
 FIND = """

@@ -17,6 +17,7 @@ import pytest
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.store.artifacts import Artifact, CheckResult, Ingredients
 from ft_pipeline.store.store import DRAFT_MARK, REPLACED_MARK, STAMP, DamagedArtifact, Store
+from ft_pipeline_tests.base.damages import list_damages, read_names
 
 ASKED = Ingredients(code_version="1", settings={"side": "train"}, inputs={}, libraries={})
 FINGERPRINT = ASKED.fingerprint
@@ -169,6 +170,24 @@ def test_without_a_valid_manifest_there_is_no_artifact(store: Store, text: str |
         manifest.write_text(text, encoding="utf-8")
     assert store.find("train_set", FINGERPRINT) is None
     assert store.manifests("train_set") == []
+
+
+def test_a_damaged_manifest_is_named_and_its_artifact_counts_as_absent(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = publish(store, checks=(PASSED,))
+    file = made.path / "manifest.json"
+    whole = file.read_bytes()
+    for content in list_damages(whole):
+        file.write_bytes(content)
+        assert store.find("train_set", FINGERPRINT) is None
+        (named,) = read_names(caplog, file)
+        assert named.endswith("; the artifact counts as absent.")
+        file.write_bytes(whole)
+        assert find(store) == made
+    file.write_bytes(whole[:-5])
+    publish(store, content="b\n")
+    assert read_content(store) == "b\n"
 
 
 def test_a_manifest_of_a_later_format_is_not_read(store: Store) -> None:

@@ -3,6 +3,9 @@
 One row_id a line, anything behind it is a comment:
 
     5f0a3c…9d  asked for by mail on 2026-11-02
+
+It is changed under a lock and written whole, so that whoever asks meanwhile for other rows to be
+forgotten loses none. People may edit it; the program adds at its end alone.
 """
 
 import re
@@ -11,21 +14,19 @@ from datetime import date
 from pathlib import Path
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.records import DamagedRecord, changing, read_lines, write_atomically
 
 FORGET_FILE = "data/forget.txt"
 
 
 def read_forgotten(root: Path) -> tuple[str, ...]:
     """Return the row ids to forget, sorted. Raises PipelineError for a line that is none."""
-    file = root / FORGET_FILE
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(root / FORGET_FILE)
+    except DamagedRecord as error:
         raise PipelineError(
-            f"{FORGET_FILE}: cannot be read as UTF-8 ({error}). Which rows are to be forgotten is "
-            "then unknown; mend the file."
+            f"{FORGET_FILE}: {error.fault}. Which rows are to be forgotten is then unknown. Mend "
+            "the file, or restore it; where no row is to be forgotten, remove it."
         ) from error
     found = set()
     for number, line in enumerate(lines, start=1):
@@ -44,15 +45,30 @@ def read_forgotten(root: Path) -> tuple[str, ...]:
 def add_forgotten(root: Path, row_ids: Iterable[str]) -> int:
     """Append row ids that are not there yet, with the day; return their number.
 
-    Nothing of the rows is written: the file lies in the repository.
+    Nothing of the rows is written: the file lies in the repository. Raises PipelineError where it
+    cannot be read or written.
     """
     file = root / FORGET_FILE
-    known = set(read_forgotten(root))
-    new = [row_id for row_id in dict.fromkeys(row_ids) if row_id not in known]
-    if new:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        text += "\n" if text and not text.endswith("\n") else ""
-        day = date.today().isoformat()
-        file.write_text(text + "".join(f"{r}  # {day}\n" for r in new), encoding="utf-8")
+    try:
+        with changing(file):
+            known = set(read_forgotten(root))
+            new = [row_id for row_id in dict.fromkeys(row_ids) if row_id not in known]
+            if new:
+                write_atomically(file, _read_whole(file) + _format(new))
+    except OSError as error:
+        raise PipelineError(
+            f"{file}: cannot be written ({error.strerror}). No row was added. Give this user write "
+            "access to the file and its folder, and some space on the disk; then repeat this."
+        ) from error
     return len(new)
+
+
+def _read_whole(file: Path) -> str:
+    """Return the text as it is, ready for another line."""
+    text = file.read_bytes().decode("utf-8") if file.exists() else ""
+    return text if not text or text.endswith("\n") else f"{text}\n"
+
+
+def _format(row_ids: Iterable[str]) -> str:
+    day = date.today().isoformat()
+    return "".join(f"{row_id}  # {day}\n" for row_id in row_ids)

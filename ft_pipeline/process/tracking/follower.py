@@ -21,6 +21,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.records import load_record
 from ft_pipeline.process.tracking.start import (
     END_SECONDS,
     FINISHED,
@@ -136,6 +140,14 @@ def watch_training() -> TrainingEnd:
     return training
 
 
+def read_config(file: Path) -> FollowerConfig:
+    """Read what the training's side wrote. Raises PipelineError where it cannot be used."""
+    config = load_record(file, TypeAdapter(FollowerConfig))
+    if config is None:
+        raise PipelineError(f"{file}: not there.")
+    return config
+
+
 def main() -> None:
     """Follow a metrics file until the training has ended."""
     parser = argparse.ArgumentParser(description="Send metrics.jsonl to a tracker.")
@@ -146,12 +158,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {options.tracker}: %(message)s")
     os.nice(10)  # the training goes first
     training = watch_training()
-    config = FollowerConfig.model_validate_json(options.config.read_text(encoding="utf-8"))
     try:
+        config = read_config(options.config)
         tracker = open_tracker(options.tracker, config, options.config.parent)
         follow_file(MetricsFile(options.metrics), tracker, training)
     except ImportError as error:
         logger.warning(INSTALL, error)
+    except PipelineError as error:
+        sys.exit(f"{options.tracker}: {error} Nothing is sent.")
     # A traceback could show an address with a password.
     except Exception as error:
         sys.exit(hide_credentials(f"{options.tracker}: {type(error).__name__}: {error}"))

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.records import write_atomically
 from ft_pipeline.base.settings import Section
 from ft_pipeline.config.sections.tracking import Tracking
 
@@ -102,7 +103,7 @@ def _write_config(config: FollowerConfig, log: Path) -> Path:
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_name("tracking.json")
-    file.write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_atomically(file, config.model_dump_json(indent=1) + "\n", durable=False)
     return file
 
 

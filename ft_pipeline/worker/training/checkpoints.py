@@ -5,28 +5,45 @@
         progress.json        what was logged so far, and the state of early stopping
         complete.json        written last: {"step": 120, "files": {"optimizer.pt": {"bytes": …}}}
 
-Written aside, synced, renamed, then marked as complete. The folder's name holds the fingerprint, so
+Written aside, synced, renamed, then marked as complete. One that is not whole is named, and the one
+before is taken. The folder's name holds the fingerprint, so
 another training's checkpoint is never continued. Torch's files are read with `weights_only=True`.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.base.file_hashes import sync
+from ft_pipeline.base.hashing import FileEntry, ManifestPart, hash_file
+from ft_pipeline.base.records import (
+    DRAFT_MARK,
+    DamagedRecord,
+    load_record,
+    sync,
+    sync_tree,
+    write_atomically,
+)
 
 MARKER = "complete.json"
 
 logger = logging.getLogger(__name__)
+
+
+class Complete(ManifestPart):
+    """The marker: a step, and the files that its checkpoint has."""
+
+    step: int
+    files: dict[str, FileEntry]
+
+
+SHAPE = TypeAdapter(Complete)
 
 
 class Checkpoints:
@@ -41,21 +58,18 @@ class Checkpoints:
 
         Raises PipelineError where it cannot be written; earlier checkpoints stay as they are.
         """
-        draft = self.folder / f".draft-{uuid.uuid4().hex[:8]}"
+        draft = self.folder / f"{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
         target = self._of(step)
         try:
             draft.mkdir(parents=True)
             yield draft
+            sync_tree(draft)
             files = {file.name: _describe(file) for file in sorted(draft.iterdir())}
             shutil.rmtree(target, ignore_errors=True)
             draft.rename(target)
             sync(self.folder)
-            text = json.dumps({"step": step, "files": files}, indent=1)
-            unmarked = target / f".{MARKER}"
-            unmarked.write_text(text + "\n", encoding="utf-8")
-            sync(unmarked)
-            unmarked.rename(target / MARKER)
-            sync(target)
+            text = Complete(step=step, files=files).model_dump_json(indent=1)
+            write_atomically(target / MARKER, text + "\n")
         except (OSError, RuntimeError, SafetensorError) as error:  # torch: RuntimeError
             if isinstance(error, RuntimeError) and "writ" not in str(error):
                 raise
@@ -75,7 +89,7 @@ class Checkpoints:
     def remove_old(self, best_step: int | None) -> None:
         """Remove all but the newest and the best, and what is torn."""
         steps = sorted(self.folder.glob("step-*"), reverse=True)
-        newest = [folder for folder in steps if (folder / MARKER).is_file()][: self.keep]
+        newest = [folder for folder in steps if _is_marked(folder)][: self.keep]
         for folder in steps:
             if folder not in newest and (best_step is None or folder != self._of(best_step)):
                 (folder / MARKER).unlink(missing_ok=True)
@@ -107,20 +121,26 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _describe(file: Path) -> dict[str, Any]:
-    sync(file)
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
+def _describe(file: Path) -> FileEntry:
+    return FileEntry(sha256=hash_file(file), bytes=file.stat().st_size)
+
+
+def _is_marked(folder: Path) -> bool:
+    try:
+        return load_record(folder / MARKER, SHAPE) is not None
+    except DamagedRecord:
+        return False
 
 
 def _find_fault(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint; None where it is whole."""
     try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
-        return f"no readable {MARKER}"
-    for name, expected in files.items():
+        marker = load_record(folder / MARKER, SHAPE)
+    except DamagedRecord as error:
+        return f"{MARKER} {error.fault}"
+    if marker is None:
+        return f"no {MARKER}"
+    for name, expected in marker.files.items():
         file = folder / name
         if not file.is_file() or _describe(file) != expected:
             return f"{name} is missing or not as it was written"
