@@ -180,7 +180,7 @@ def prepare_ours(near: bool = False) -> Work:
     from ft_pipeline.config.recipe import Examples
     from ft_pipeline.config.sources import FilesSource
     from ft_pipeline.examples.render.build import RawSource, build_examples
-    from ft_pipeline.examples.render.export import write_side
+    from ft_pipeline.examples.render.export import write_split
     from ft_pipeline.examples.select import selection
 
     declared = FilesSource(kind="files", path="x", identity=("question", "correct_answer"))
@@ -209,7 +209,7 @@ def prepare_ours(near: bool = False) -> Work:
         cache = folder.parent / "rows" if near else None
         report = build_examples(settings, {"trivia": raw}, folder, row_cache=cache)
         for side in ("train", "val"):
-            write_side(folder / "examples.parquet", side, folder / f"{side}.jsonl")
+            write_split(folder / "examples.parquet", side, folder / f"{side}.jsonl")
         found = {"examples": report["examples"]}
         if near:
             found["near_seconds"] = round(near_seconds[0], 2)

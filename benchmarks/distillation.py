@@ -11,7 +11,7 @@ Each contestant runs in a process of its own; its extra memory is the peak above
 the first step (weights, and of the teacher where it needs one). The loss alone: 2,048 trained
 tokens, from hidden states to gradients. `--tails` trains the student that the default recipe prunes
 (15 of 30 layers) on real quiz questions from the untuned model's answers, and measures it on the
-validation side against the teacher's whole distribution.
+validation split against the teacher's whole distribution.
 """
 
 import argparse

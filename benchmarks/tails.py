@@ -114,7 +114,7 @@ def _train(
 
 @torch.inference_mode()
 def _compare(teacher: Path, taught: Path, inputs: Path, temperature: float) -> dict[str, float]:
-    """Return the student's loss on the validation side, and KL of the teacher's whole answer."""
+    """Return the student's loss on the validation split, and KL of the teacher's whole answer."""
     dtype = choose_dtype("auto")
     one, other = load_whole(teacher, dtype).eval(), load_whole(taught, dtype).eval()
     loss = kl = count = 0.0

@@ -11,7 +11,7 @@ sample), tokenized by the project, the same for all; r 16, learning rate, batch 
 (FT_THREADS, else 2) too. LLaMA-Factory's versions exclude the project's: it takes part where
 FT_LLAMA_FACTORY names the Python of an environment that has it. Each contestant runs in a process
 of its own. Tokens per second are real (not padding) tokens over the seconds of the training loop,
-without start-up. The loss is nats a token on the validation side, measured the same way for all on
+without start-up. The loss is nats a token on the validation split, measured the same way for all on
 the base that was trained on.
 """
 

@@ -81,11 +81,11 @@ def make_base_model(target: Path, model: Model) -> None:
 
 
 def write_examples(folder: Path, counts: dict[str, Any]) -> None:
-    """Build examples.parquet from the sources, and both sides as JSONL."""
+    """Build examples.parquet from the sources, and both splits as JSONL."""
     from ft_pipeline.config.recipe import ExampleInput, Examples, Split
     from ft_pipeline.config.sources import FilesSource
     from ft_pipeline.examples.render.build import RawSource, build_examples
-    from ft_pipeline.examples.render.export import write_side
+    from ft_pipeline.examples.render.export import write_split
 
     declared = FilesSource(kind="files", path="here")
     raw = {"trivia": RawSource(declared, {"trivia.csv": write_trivia(folder, counts)})}
@@ -97,7 +97,7 @@ def write_examples(folder: Path, counts: dict[str, Any]) -> None:
     settings = Examples(inputs=tuple(inputs), split=Split(validation_fraction=0.2))
     build_examples(settings, raw, folder)
     for side in ("train", "val"):
-        write_side(folder / "examples.parquet", side, folder / f"{side}_set.jsonl")
+        write_split(folder / "examples.parquet", side, folder / f"{side}_set.jsonl")
 
 
 def write_trivia(folder: Path, counts: dict[str, Any]) -> Path:
@@ -118,7 +118,7 @@ def find_thoughts() -> Path:
 
 
 def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write the token records of both sides, the first so many of each task; return those trained.
+    """Write the token records of both splits, the first so many of each task; return those trained.
 
     Raises SystemExit where the data has too few examples.
     """

@@ -17,7 +17,7 @@ from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.base.project import Project
 from ft_pipeline.config.recipe import Split
 from ft_pipeline.examples.read.text import clean, fold_letters
-from ft_pipeline.examples.select.split import assign_sides
+from ft_pipeline.examples.select.split import assign_splits
 from ft_pipeline.graph.chain import load_chain
 from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline.store.artifact_files import EXAMPLES_FILE
@@ -37,11 +37,11 @@ def worker_runs(project: TinyProject) -> list[str]:
 
 
 def side_of(project: TinyProject, question: str) -> str:
-    """Side of a question under the tiny recipe's split, found beside the questions in use."""
+    """Split of a question under the tiny recipe's split, found beside the questions in use."""
     letters = fold_letters(pa.array([clean(question)]))[0].as_py()
     group = hashlib.md5(letters.encode("utf-8")).hexdigest()[:16]
     split = Split(method="hash", validation_fraction=0.2, seed=42)
-    return str(assign_sides(pa.array([group]), split)[0].as_py())
+    return str(assign_splits(pa.array([group]), split)[0].as_py())
 
 
 def change_learning_rate(project: TinyProject) -> None:
@@ -231,14 +231,14 @@ def test_leaking_train_set_is_never_trained_on(project: TinyProject) -> None:
 
     first = project.run("dagster", "asset", "materialize", "--select", "train_set,val_set")
     assert first.returncode != 0
-    assert "no_question_is_on_both_sides" in first.stderr
+    assert "no_question_is_in_both_splits" in first.stderr
     assert Lookup(chain).find("train_set").failed_checks[0].metadata["leaks"] == leaked["groups"]
 
     second = project.run(
         "dagster", "asset", "materialize", "--select", "train_tokens,finetuned_model"
     )
     assert second.returncode != 0
-    assert "train_set failed its blocking check no_question_is_on_both_sides" in second.stderr
+    assert "train_set failed its blocking check no_question_is_in_both_splits" in second.stderr
     assert not list((project.store / "train_tokens").glob("*/manifest.json"))
     status = json.loads(project.run("ft-pipeline", "status", "--json").stdout)
     assert {s["asset"]: s["state"] for s in status}["train_set"] == "failed"

@@ -1,4 +1,4 @@
-"""Room `evaluation`: loss and answers of each model on the validation side, and the comparison.
+"""Room `evaluation`: loss and answers of each model on the validation split, and the comparison.
 
 One line of `finetuned_evaluation/…/generations.jsonl`:
 
@@ -66,7 +66,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
             chain,
             name,
             description=f"{MODELS[name]} on the "
-            "validation side: completion loss (weighted by tokens, on the base as it was trained) "
+            "validation split: completion loss (weighted by tokens, on the base as it was trained) "
             "and generated answers. One worker loads each base once for all models.",
             kinds={"pytorch", "json"},
         )
@@ -153,7 +153,7 @@ def _loss_is_not_worse_than_the_base(artifact: Artifact, inputs: Mapping[str, Ar
 EVALUATION_CHECKS = [
     Check(
         "loss_is_not_worse_than_the_base",
-        "The fine-tuned model's loss on the validation side is not above the base model's.",
+        "The fine-tuned model's loss on the validation split is not above the base model's.",
         _loss_is_not_worse_than_the_base,
     )
 ]

@@ -1,4 +1,4 @@
-"""Room `examples`: from raw rows to prompt/completion pairs, split into two sides.
+"""Room `examples`: from raw rows to prompt/completion pairs, and their splits.
 
 One line of `train_set/…/train_set.jsonl`:
 
@@ -31,13 +31,13 @@ from ft_pipeline.examples.render.export import (
     find_empty_texts,
     find_forged_turns,
     find_leaks,
-    find_near_across_sides,
+    find_near_across_splits,
     find_near_questions,
     read_examples,
-    write_side,
+    write_split,
 )
 from ft_pipeline.examples.select.forget import FORGET_FILE, read_forgotten
-from ft_pipeline.examples.select.split import Side
+from ft_pipeline.examples.select.split import SplitName
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import Request, open_store
 from ft_pipeline.graph.side_files import find_held_out, hash_side_files
@@ -63,8 +63,8 @@ def define_examples(chain: Chain) -> list[dg.AssetsDefinition]:
     """Define `prompt_completions`, `train_set` and `val_set`."""
     return [
         _define_prompt_completions(chain),
-        _define_side(chain, "train_set", "train", TRAIN_SET_CHECKS),
-        _define_side(chain, "val_set", "val", SIDE_CHECKS),
+        _define_set(chain, "train_set", "train", TRAIN_SET_CHECKS),
+        _define_set(chain, "val_set", "val", SET_CHECKS),
     ]
 
 
@@ -93,7 +93,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         chain,
         name,
         description="One record is one prompt/completion pair with the raw rows that it was made "
-        "of, its task and its side of the split. Rows that cannot be used are in "
+        "of, its task and its split. Rows that cannot be used are in "
         f"`{REJECTED_FILE}`, with their place and reason.",
         kinds={"duckdb", "parquet"},
     )
@@ -176,7 +176,7 @@ def _describe_examples(draft: Draft, report: Mapping[str, Any]) -> dict[str, Any
         "rejected": {"markdown": preview_table([{f: r[f] for f in fields} for r in rejected])},
         "rejected_by_reason": dict(report["rejected_by_reason"]),
         "columns_taken": dict(report["columns"]),
-        "by_task_and_side": {"markdown": _count_table(report["examples_by_task_and_side"])},
+        "by_task_and_split": {"markdown": _count_table(report["examples_by_task_and_split"])},
         "by_category": {"markdown": _count_table(report["examples_by_category"])},
         "by_difficulty": {"markdown": _count_table(report["examples_by_difficulty"])},
     }
@@ -198,11 +198,13 @@ def _count_table(counts: Mapping[str, int]) -> str:
     return preview_table([{"what": name, "examples": count} for name, count in counts.items()])
 
 
-def _define_side(chain: Chain, name: str, side: Side, checks: list[Check]) -> dg.AssetsDefinition:
+def _define_set(
+    chain: Chain, name: str, split: SplitName, checks: list[Check]
+) -> dg.AssetsDefinition:
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
         target = draft.path / SET_FILE.format(asset=name)
-        count = write_side(draft.inputs["prompt_completions"].path / EXAMPLES_FILE, side, target)
+        count = write_split(draft.inputs["prompt_completions"].path / EXAMPLES_FILE, split, target)
         shown = list(islice(iterate_jsonl(target), 3))
         examples = chain.asset("prompt_completions")
         draft.metadata.update(
@@ -216,12 +218,12 @@ def _define_side(chain: Chain, name: str, side: Side, checks: list[Check]) -> dg
             }
         )
 
-    title = "training" if side == "train" else "validation"
+    title = "training" if split == "train" else "validation"
     described = spec(
         chain,
         name,
-        description=f"The {title} side as JSONL, one example a line: prompt, completion, "
-        "example_id, source_rows, task. The side was decided by question, before examples were "
+        description=f"The {title} split as JSONL, one example a line: prompt, completion, "
+        "example_id, source_rows, task. The split was decided by question, before examples were "
         "made.",
         kinds={"json", "huggingface"},
     )
@@ -240,9 +242,9 @@ def _no_text_is_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Ver
     return Verdict(not empty, f"{len(empty)} examples with an empty prompt or completion")
 
 
-def _no_question_is_on_both_sides(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _no_question_is_in_both_splits(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     leaks = find_leaks(_examples_file(artifact, inputs))
-    return Verdict(not leaks, f"{len(leaks)} questions on both sides", {"leaks": leaks[:10]})
+    return Verdict(not leaks, f"{len(leaks)} questions in both splits", {"leaks": leaks[:10]})
 
 
 def _examples_file(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Any:
@@ -271,12 +273,12 @@ def _near_check(chain: Chain) -> Check:
     def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         if threshold is None:
             return Verdict(True, "not looked for: examples.near_duplicates.threshold is null")
-        pairs = find_near_across_sides(artifact.path / ROWS_FILE, threshold)
-        return Verdict(not pairs, f"{len(pairs)} near-duplicates across the sides")
+        pairs = find_near_across_splits(artifact.path / ROWS_FILE, threshold)
+        return Verdict(not pairs, f"{len(pairs)} near-duplicates across the splits")
 
     return Check(
         "no_validation_question_is_near_training",
-        "No question of the validation side has a near-duplicate on the training side.",
+        "No question of the validation split has a near-duplicate in the training split.",
         evaluate,
         version=f"1 {threshold}",
     )
@@ -308,9 +310,9 @@ def _is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict
 
 
 NO_LEAK = Check(
-    "no_question_is_on_both_sides",
-    "No question of the training side is on the validation side, alone or in a set.",
-    _no_question_is_on_both_sides,
+    "no_question_is_in_both_splits",
+    "No question of the training split is in the validation split, alone or in a set.",
+    _no_question_is_in_both_splits,
     version="2",
 )
 PROMPT_COMPLETIONS_CHECKS = [
@@ -327,5 +329,5 @@ PROMPT_COMPLETIONS_CHECKS = [
     ),
     NO_LEAK,
 ]
-SIDE_CHECKS = [Check("is_not_empty", "The side has at least one example.", _is_not_empty)]
-TRAIN_SET_CHECKS = [*SIDE_CHECKS, NO_LEAK]
+SET_CHECKS = [Check("is_not_empty", "The split has at least one example.", _is_not_empty)]
+TRAIN_SET_CHECKS = [*SET_CHECKS, NO_LEAK]

@@ -139,7 +139,7 @@ def show_examples(
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
-    side: Annotated[str | None, typer.Option("--side", help="train or val.")] = None,
+    split: Annotated[str | None, typer.Option("--split", "--side", help="train or val.")] = None,
     ids: Annotated[
         list[str] | None, typer.Option("--id", help="Those with this example_id, or beginning.")
     ] = None,
@@ -151,4 +151,4 @@ def show_examples(
     from ft_pipeline.lineage.samples import collect_samples
 
     chain = load(recipe, overrides)
-    data_console.show_samples(collect_samples(chain, task, n, side, ids or ()), as_json)
+    data_console.show_samples(collect_samples(chain, task, n, split, ids or ()), as_json)

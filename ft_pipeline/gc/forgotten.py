@@ -1,7 +1,7 @@
 """What still holds rows of data/forget.txt, for `ft-pipeline gc --forgotten`.
 
 A build of the examples holds a row that its `meta/rows.parquet` lists. So does all that was made of
-that build, as far as it saw the row's side. The raw artifact that a recipe asks for is the file as
+that build, as far as it saw the row's split. The raw artifact that a recipe asks for is the file as
 it was fetched, and stays until the row is gone upstream.
 """
 
@@ -151,7 +151,7 @@ def _keep_answers(tables: Mapping[str, pa.Table], wanted: pa.Array) -> dict[str,
 def _find_rows(
     folder: Path, forgotten: Sequence[str]
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Return (row_id, side, source) of used rows, and (reason, source) of rejected ones."""
+    """Return (row_id, split, source) of used rows, and (reason, source) of rejected ones."""
     used = duckdb.execute(
         f"SELECT row_id, side, source FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
         "WHERE list_contains($1, row_id)",

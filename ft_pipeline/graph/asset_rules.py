@@ -162,7 +162,8 @@ def _set_rule(name: str, split: Split) -> AssetRule:
         kind="set",
         split=split,
         code_version="2",
-        work=("ft_pipeline.assets.examples:_define_side",),
+        work=("ft_pipeline.assets.examples:_define_set",),
+        # `side`: as older stores have it, so that what they hold stays valid.
         settings=lambda declared: {"side": split},
         inputs=lambda declared: (EXAMPLES.name,),
         key_figure=key_figures.count_examples,

@@ -89,7 +89,7 @@ def _trace_row(chain: Chain, store: Store, row_id: str) -> list[dict[str, Any]]:
 def find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]:
     """Return the stored models and teacher logits that were made of some of the rows.
 
-    `rows` says of how many, `trained` whether of one of the training side, `current` whether the
+    `rows` says of how many, `trained` whether of one of the training split, `current` whether the
     recipe asks for it as it is now, `cached_in` which row caches have the answers of logits, too.
     """
     store = open_store(chain)
@@ -103,12 +103,12 @@ def _find_holders(chain: Chain, store: Store, row_ids: Collection[str]) -> list[
     held: dict[Key, _Held] = {}
     for build in builds:
         folder = store.folder(*build.key)
-        for side, rows in _find_used(folder, row_ids).items():
-            for reached in follow(graph, build, side):
+        for split, rows in _find_used(folder, row_ids).items():
+            for reached in follow(graph, build, split):
                 if keeps_rows(reached.name):
                     holder = held.setdefault(reached.key, _Held(set()))
                     holder.rows.update(rows)
-                    holder.trained |= side == "train"
+                    holder.trained |= split == "train"
                     if _is_logits(reached):
                         holder.caches |= _find_caches(store, reached, folder, rows)
     current = find_current(chain, builds) if held else set()
@@ -188,7 +188,7 @@ def _describe_build(
     # Also of a row that was left out: that no example has it is seen, not concluded.
     examples = _list_examples(folder, [row_id])
     reached = follow(graph, manifest, place["side"]) if examples else []
-    # A validation side of equal content leads to older models, too, which hold the row.
+    # A validation split of equal content leads to older models, too, which hold the row.
     without = [
         m
         for m in ([] if examples else follow(graph, manifest, "train"))
@@ -220,7 +220,7 @@ def _is_logits(manifest: Manifest) -> bool:
 
 
 def _find_place(folder: Path, row_id: str) -> dict[str, Any] | None:
-    """Return where a row was read, and its side; or why it was rejected."""
+    """Return where a row was read, and its split; or why it was rejected."""
     rows = duckdb.execute(
         f"SELECT source, file, line, side FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
         "WHERE row_id = $1",
@@ -245,15 +245,15 @@ def _find_line(file: Path, text: str) -> dict[str, Any] | None:
 
 
 def _find_used(folder: Path, row_ids: Collection[str]) -> dict[str, set[str]]:
-    """Return the rows of a build that are used, by side."""
+    """Return the rows of a build that are used, by split."""
     rows = duckdb.execute(
         f"SELECT side, row_id FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
         "WHERE list_contains($1, row_id)",
         [list(row_ids)],
     ).fetchall()
     found: dict[str, set[str]] = {}
-    for side, row_id in rows:
-        found.setdefault(side, set()).add(row_id)
+    for split, row_id in rows:
+        found.setdefault(split, set()).add(row_id)
     return found
 
 

@@ -16,12 +16,12 @@ from ft_pipeline.store.artifact_files import EXAMPLES_FILE, IGNORED, TOKENS_FILE
 
 
 def collect_samples(
-    chain: Chain, task: str | None, n: int, side: str | None, ids: Sequence[str] = ()
+    chain: Chain, task: str | None, n: int, split: str | None, ids: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return `n` examples of each task (or of those whose name holds `task`).
 
     With `ids` all those whose example_id begins with one of them. Raises PipelineError where the
-    examples are not built, or there is no such task, side or id.
+    examples are not built, or there is no such task, split or id.
     """
     file = find_stored(chain, EXAMPLES.name).path / EXAMPLES_FILE
     tasks = [row["task"] for row in read_examples(file, "SELECT DISTINCT task FROM examples")]
@@ -31,9 +31,9 @@ def collect_samples(
             f"no task `{task}` among the examples: {', '.join(sorted(tasks))}."
             f"{suggest(str(task), tuple(tasks))}"
         )
-    if side not in (None, "train", "val"):
-        raise PipelineError(f"--side {side}: expected train or val.")
-    where = "list_contains($tasks, task)" + (" AND side = $side" if side else "")
+    if split not in (None, "train", "val"):
+        raise PipelineError(f"--split {split}: expected train or val.")
+    where = "list_contains($tasks, task)" + (" AND side = $side" if split else "")
     if ids:
         begins = " OR ".join(f"starts_with(example_id, $id{k})" for k in range(len(ids)))
         where += f" AND ({begins})"
@@ -43,7 +43,7 @@ def collect_samples(
         f"example_id) AS rank FROM examples WHERE {where}) WHERE rank <= $n ORDER BY task, rank",
         tasks=chosen,
         n=2**31 if ids else n,
-        **({"side": side} if side else {}),
+        **({"side": split} if split else {}),
         **{f"id{k}": word for k, word in enumerate(ids)},
     )
     for word in ids:

@@ -82,7 +82,7 @@ def _count_rows(records: Records, link: Link) -> Iterator[str]:
             counted = con.execute(
                 "SELECT source, side, count(*) FROM rows GROUP BY ALL ORDER BY ALL"
             ).fetchall()
-        yield ", ".join(f"{count} of {source} ({side})" for source, side, count in counted)
+        yield ", ".join(f"{count} of {source} ({split})" for source, split, count in counted)
 
 
 def _describe_own(link: Link) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from ft_pipeline.store.artifact_files import ROWS_FILE
 from ft_pipeline.store.manifest_graph import Visit
 
 SPLITS = frozenset({"train", "val"})
-# Folders of stored examples, and the sides of them that something was made of.
+# Folders of stored examples, and the splits of them that something was made of.
 ExampleFiles = Mapping[Path, frozenset[str]]
 
 
@@ -163,14 +163,14 @@ def open_rows(examples: ExampleFiles) -> duckdb.DuckDBPyConnection:
 
 
 def select_rows(examples: ExampleFiles, columns: str = "row_id, source, file, line, side") -> str:
-    """Return the query of the rows that something saw, each once a side.
+    """Return the query of the rows that something saw, each once a split.
 
     Two builds may have read a row at two lines of its file; the newer of equal ones is not known.
     """
     parts = []
-    for folder, sides in sorted(examples.items()):
+    for folder, splits in sorted(examples.items()):
         file = quote(str(folder / ROWS_FILE))
-        where = "" if sides == SPLITS else f" WHERE side = '{next(iter(sides))}'"
+        where = "" if splits == SPLITS else f" WHERE side = '{next(iter(splits))}'"
         parts.append(f"SELECT {columns} FROM read_parquet({file}){where}")
     if len(parts) == 1:
         return parts[0]

@@ -99,7 +99,7 @@ def slow_down(project: TinyProject, steps: int = 60) -> None:
     project.edit_recipe(lambda data: data["training"].update(max_steps=steps))
 
 
-# What new questions of the training side rebuild; the validation side stays as it was.
+# What new questions of the training split rebuild; the validation split stays as it was.
 REBUILT = (
     *("raw_trivia", "prompt_completions", "train_set", "train_tokens", "finetuned_model"),
     *("finetuned_evaluation", "evaluation"),

@@ -147,7 +147,7 @@ def without_weights(project: TinyProject) -> None:
         (
             edited("examples", split={"validation_fraction": 1e-6}),
             "prompt_completions",
-            "the validation side of the split is empty",
+            "the validation split is empty",
         ),
         (without_weights, "base_model", "has no model*.safetensors"),
         (

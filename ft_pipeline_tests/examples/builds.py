@@ -18,7 +18,7 @@ from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.config.recipe import Examples
 from ft_pipeline.config.sources import Source
 from ft_pipeline.examples.render.build import RawSource, build_examples
-from ft_pipeline.examples.render.export import write_side
+from ft_pipeline.examples.render.export import write_split
 
 Record = dict[str, Any]
 QUIZ = ("quiz_question", "quiz_set")
@@ -166,11 +166,11 @@ def build_custom(folder: Path, rows: Sequence[Record], prompt: str, completion: 
 
 
 def read_sides(built: Built) -> dict[str, list[Record]]:
-    """Write both sides as JSON Lines, and read them."""
+    """Write both splits as JSON Lines, and read them."""
     written = {}
     for side in ("train", "val"):
         target = built.folder / f"{side}.jsonl"
-        count = write_side(built.folder / "examples.parquet", side, target)
+        count = write_split(built.folder / "examples.parquet", side, target)
         written[side] = read_jsonl(target)
         assert len(written[side]) == count
     return written

@@ -259,7 +259,7 @@ def test_rows_of_an_exported_model_are_those_it_was_trained_on(
 def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
     project: TinyProject,
 ) -> None:
-    """The old model read the validation side, too, which stays as it was."""
+    """The old model read the validation split, too, which stays as it was."""
     row = find_rows(project, "train")[0]
     shutil.rmtree(project.store / "finetuned_model")
     project.edit_recipe(lambda recipe: recipe["training"].update(eval_steps=5))

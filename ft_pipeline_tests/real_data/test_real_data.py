@@ -18,7 +18,7 @@ from ft_pipeline.examples.render.export import (
     find_empty_texts,
     find_forged_turns,
     find_leaks,
-    find_near_across_sides,
+    find_near_across_splits,
     read_examples,
 )
 
@@ -87,7 +87,7 @@ def test_every_row_is_used_or_rejected_and_none_leaks(
     assert len(places) == report["rows_read"]
     examples = tmp_path / "built" / "examples.parquet"
     assert find_leaks(examples) == find_empty_texts(examples) == find_forged_turns(examples) == []
-    assert find_near_across_sides(tmp_path / "built" / "meta" / "rows.parquet", 0.8) == []
+    assert find_near_across_splits(tmp_path / "built" / "meta" / "rows.parquet", 0.8) == []
 
 
 def test_both_shapes_of_the_same_questions_give_the_same_bytes(

@@ -1,4 +1,4 @@
-"""FT_REMOTE: pulled on a miss, pushed after success, whole or absent on both sides.
+"""FT_REMOTE: pulled on a miss, pushed after success, whole or absent in both splits.
 
 Real folders, and a real S3 server on loopback. Unproven here: Amazon's, Google's and Azure's own
 servers.

@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.config.recipe import BaseModelChoice, ExampleInput, Examples, Split, Tokens
 from ft_pipeline.config.sources import FilesSource
 from ft_pipeline.examples.render.build import RawSource, build_examples
-from ft_pipeline.examples.render.export import write_side
+from ft_pipeline.examples.render.export import write_split
 from ft_pipeline.process.tasks import BaseModelTask, TokensOutput, TokensTask
 from ft_pipeline_tests.conftest import SAMPLES
 
@@ -52,7 +52,7 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker
     examples = {}
     for side in ("train", "val"):
         examples[side] = root / f"{side}_set.jsonl"
-        write_side(root / "examples.parquet", side, examples[side])
+        write_split(root / "examples.parquet", side, examples[side])
         output = root / f"{side}_tokens"
         (output / "meta").mkdir(parents=True)
         sides[f"{side}_tokens"] = TokensOutput(examples=examples[side], output=output)

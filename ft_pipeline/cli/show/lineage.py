@@ -55,7 +55,7 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
             for artifact in build["built_without_it"]:
                 say(f"    {_dated(artifact)}")
             continue
-        say(f"  used on the side {place['side']}, in {len(build['examples'])} examples:")
+        say(f"  used in the split {place['side']}, in {len(build['examples'])} examples:")
         for example in build["examples"]:
             say(f"    {example['example_id']} {example['task']}: {example['prompt'][:80]}")
         say(f"  built from it: {len(build['built_from_it'])} artifacts")
@@ -190,7 +190,7 @@ def _show_changed_rows(title: str, rows: dict[str, Any]) -> None:
     say(
         f"rows that {title}: {rows['count']}"
         if title != "moved"
-        else f"rows on another side in b: {rows['count']}"
+        else f"rows in another split in b: {rows['count']}"
     )
     for row in rows["by_file"]:
         say(f"  {row['source']} {row['file']}, {row['side']}: {row['rows']}")

@@ -78,7 +78,7 @@ class ExampleInput(Section):
 
 
 class Split(Section):
-    """Which side of the split a question goes to, decided before examples are made."""
+    """Which split a question goes to, decided before examples are made."""
 
     method: Literal["hash", "random"] = Field(
         default="hash",
@@ -99,7 +99,7 @@ class NearDuplicates(Section):
         ge=0.3,
         le=1,
         description="Jaccard similarity of two questions' shingles, 0.3 to 1, from which they "
-        "count as the same; null: not looked for, not even between the two sides.",
+        "count as the same; null: not looked for, not even between the two splits.",
     )
     keep: Literal["one", "all"] = Field(
         default="one",
@@ -115,7 +115,7 @@ class Examples(Section):
     templates: dict[str, CustomTemplate] = Field(
         default={}, description="Templates of this recipe, by name; no Python needed."
     )
-    split: Split = Field(default_factory=Split, description="Training and validation side.")
+    split: Split = Field(default_factory=Split, description="Training and validation split.")
     near_duplicates: NearDuplicates = Field(
         default_factory=NearDuplicates, description="Rows that repeat a question in other words."
     )

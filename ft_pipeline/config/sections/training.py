@@ -215,7 +215,7 @@ class Training(Section):
 
     @property
     def reads_validation(self) -> bool:
-        """Whether the validation side has a say in which weights come out."""
+        """Whether the validation split has a say in which weights come out."""
         return self.best_checkpoint or self.early_stopping is not None
 
     @model_validator(mode="after")

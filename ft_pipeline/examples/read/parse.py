@@ -44,9 +44,9 @@ REASONS = {
     "forgotten": "its row_id is in data/forget.txt",
     "duplicate": "the same identity columns as another row, of which one is kept",
     "near_duplicate": "its question is nearly that of another row, of which one is kept",
-    "contaminated": "its question is nearly one of the validation side or of a held-out file",
+    "contaminated": "its question is nearly one of the validation split or of a held-out file",
     "not_sampled": "left out by the recipe's `limit` or `weight`",
-    "too_few_for_a_set": "no other question of its category on its side, and sets only are asked",
+    "too_few_for_a_set": "no other question of its category in its split, and sets only are asked",
 }
 
 Convert = Callable[[Sequence[Any] | pa.Array, str | None], pa.Array]

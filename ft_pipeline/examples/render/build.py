@@ -8,7 +8,7 @@ One example of `examples.parquet`:
      "category": "Geography", "difficulty": "easy"}
 
 `meta/rejected.jsonl` lists every row that was not used, with its place and reason;
-`meta/rows.parquet` every used row, with its place, question, group and side.
+`meta/rows.parquet` every used row, with its place, question, group and split.
 
 The rows are read (rows.py), filtered by SQL in DuckDB, put in order of row_id (partition.py), freed
 of duplicates (selection.py) and rendered, a part at a time, so that memory does not grow with the
@@ -43,7 +43,7 @@ from ft_pipeline.examples.render.templates import (
 from ft_pipeline.examples.select.filter import RowFilter
 from ft_pipeline.examples.select.partition import Parts, find_repeated, in_batches
 from ft_pipeline.examples.select.selection import Selection, select_rows
-from ft_pipeline.examples.select.split import assign_sides
+from ft_pipeline.examples.select.split import assign_splits
 
 # Fields of templates that are no columns, and the fields that they are made of.
 _MADE_UP: dict[str, dict[str, set[str]]] = {
@@ -92,7 +92,7 @@ def build_examples(
     """Make all examples of a recipe and write them to `folder`; return the report.
 
     `held_out` gives the files of `examples.held_out` by name, `forgotten` row ids that must not be
-    used. Raises PipelineError where a file cannot be read, every row is rejected, or one side of
+    used. Raises PipelineError where a file cannot be read, every row is rejected, or one split of
     the split is empty.
     """
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name, keep_memory():
@@ -191,14 +191,15 @@ def _settle(
     """Yield, part by part, the rows that are kept, and the duplicates (with `repeats`) if any.
 
     Of rows with the same row_id the one with the smallest values is kept, then the first by place.
-    Kept rows have a `side`, by hash. `columns`, if given, are all that is needed of them.
+    Kept rows have a `side`, their split, by hash. `columns`, if given, are all that is needed of
+    them.
     """
     for part, table in each.rows.read_all(columns):
         repeated = find_repeated(table)
         if columns and repeated.any():
             table = each.rows.read(part)
-        sides = assign_sides(pa.concat_arrays(table.column("question_group").chunks), each.split)
-        table = table.append_column("side", sides)
+        splits = assign_splits(pa.concat_arrays(table.column("question_group").chunks), each.split)
+        table = table.append_column("side", splits)
         if not repeated.any():
             yield table, None
             continue
@@ -227,7 +228,7 @@ def _rank_repeated(
 
 
 def _list_questions(con: duckdb.DuckDBPyConnection, each: Input) -> Iterator[pa.Table]:
-    """Yield what decides whether a row is kept: row_id, group, question, category and side."""
+    """Yield what decides whether a row is kept: row_id, group, question, category and split."""
     has_category = "category" in each.parser.optional
     wanted = ["row_id", "question_group", each.parser.question]
     wanted += ["category"] if has_category else []

@@ -1,4 +1,4 @@
-"""One side of the split as JSONL: assets `train_set` and `val_set`.
+"""One split as JSONL: assets `train_set` and `val_set`.
 
 One line of `train_set.jsonl`:
 
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.examples.read.database import open_database, quote
 from ft_pipeline.examples.read.text import CONTROL_TOKENS
 from ft_pipeline.examples.select.near import NearIndex
-from ft_pipeline.examples.select.split import Side
+from ft_pipeline.examples.select.split import SplitName
 
 FIELDS = ("prompt", "completion", "example_id", "source_rows", "task")
 EXPORT_BATCH_ROWS = 20_000
@@ -31,8 +31,8 @@ EXPORT_BATCH_ROWS = 20_000
 OWN_TOKENS = {"chain_of_thought": 2}
 
 
-def write_side(examples_file: Path, side: Side, target: Path) -> int:
-    """Write the examples of one side, in their order, to `target`; return their number."""
+def write_split(examples_file: Path, split: SplitName, target: Path) -> int:
+    """Write the examples of one split, in their order, to `target`; return their number."""
     count = 0
     with _open(examples_file) as con, target.open("wb") as file:
         chats = con.execute("SELECT count(history) FROM examples").fetchall()[0][0] > 0
@@ -41,7 +41,7 @@ def write_side(examples_file: Path, side: Side, target: Path) -> int:
             fields.insert(0, "history := coalesce(history, '[]')::JSON")
         lines = con.sql(
             f"SELECT to_json(struct_pack({', '.join(fields)}))::VARCHAR || chr(10) AS line "
-            f"FROM examples WHERE side = '{side}'"
+            f"FROM examples WHERE side = '{split}'"
         ).to_arrow_reader(EXPORT_BATCH_ROWS)
         for batch in lines:
             count += len(batch)
@@ -60,7 +60,7 @@ def read_examples(
 
 
 def find_leaks(examples_file: Path) -> list[str]:
-    """Return the groups (questions) that have examples on both sides; none is expected."""
+    """Return the groups (questions) that have examples in both splits; none is expected."""
     found = read_examples(
         examples_file,
         "SELECT g FROM (SELECT unnest(groups) AS g, side FROM examples) "
@@ -94,11 +94,11 @@ def find_forged_turns(examples_file: Path, own: Mapping[str, int] | None = None)
     return [row["example_id"] for row in read_examples(examples_file, query)]
 
 
-def find_near_across_sides(rows_file: Path, threshold: float) -> list[tuple[int, int]]:
-    """Return pairs of questions (by the keys of their words), one on each side, that are near."""
-    keys, sides, index = _index_questions(rows_file, threshold)
+def find_near_across_splits(rows_file: Path, threshold: float) -> list[tuple[int, int]]:
+    """Return pairs of questions (by the keys of their words), one in each split, that are near."""
+    keys, splits, index = _index_questions(rows_file, threshold)
     pairs = index.find_pairs()
-    of = dict(zip(keys, sides, strict=True))
+    of = dict(zip(keys, splits, strict=True))
     both = zip(pairs["a"].to_pylist(), pairs["b"].to_pylist(), strict=True)
     return [(a, b) for a, b in both if of[a] != of[b]]
 
@@ -110,7 +110,7 @@ def find_near_questions(rows_file: Path, threshold: float, questions: Iterable[s
 
 
 def _index_questions(rows_file: Path, threshold: float) -> tuple[list[int], list[str], NearIndex]:
-    """Return key and side of each question, and an index of them."""
+    """Return key and split of each question, and an index of them."""
     rows = pq.read_table(rows_file, columns=["question", "side"])
     texts = pa.concat_arrays([*rows.column("question").chunks, pa.array([], pa.string())])
     index = NearIndex(threshold, None)

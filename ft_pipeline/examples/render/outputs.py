@@ -15,7 +15,7 @@ from ft_pipeline.base.hashing import META
 from ft_pipeline.config.recipe import Examples
 from ft_pipeline.examples.read.database import quote
 from ft_pipeline.examples.read.parse import REASONS
-from ft_pipeline.examples.select.split import explain_empty_side
+from ft_pipeline.examples.select.split import explain_empty_split
 from ft_pipeline.store.artifact_files import EXAMPLES_FILE, REJECTED_FILE, REPORT_FILE, ROWS_FILE
 
 # Fixed, so that the same examples give the same bytes.
@@ -139,7 +139,7 @@ class Outputs:
     def finish(self, read: int) -> dict[str, Any]:
         """Close the files, write the rejected rows, and return the counts of what was written.
 
-        Raises PipelineError where no example came out, or one side has none.
+        Raises PipelineError where no example came out, or one split has none.
         """
         self._wait()
         self._close()
@@ -156,10 +156,10 @@ class Outputs:
         )
         report = self._count(read)
         self._require_examples(report)
-        questions = report["questions_by_side"]
-        for side, title in (("train", "training"), ("val", "validation")):
-            if not questions.get(side):
-                raise explain_empty_side(title, sum(questions.values()), self._split)
+        questions = report["questions_by_split"]
+        for split, title in (("train", "training"), ("val", "validation")):
+            if not questions.get(split):
+                raise explain_empty_split(title, sum(questions.values()), self._split)
         return report
 
     def write_report(self, report: Mapping[str, Any]) -> None:
@@ -184,10 +184,10 @@ class Outputs:
             "rows_sanitized": self._number(f"SELECT count(*) FROM {rows} WHERE neutralized"),
             "rejected_by_reason": self._counts(by.format("reason", "rejected")),
             "examples": self._number(f"SELECT count(*) FROM {examples}"),
-            "examples_by_task_and_side": self._counts(by.format("task || ' ' || side", examples)),
+            "examples_by_task_and_split": self._counts(by.format("task || ' ' || side", examples)),
             "examples_by_category": self._counts(by.format("category", examples)),
             "examples_by_difficulty": self._counts(by.format("difficulty", examples)),
-            "questions_by_side": self._counts(
+            "questions_by_split": self._counts(
                 f'SELECT side, count(DISTINCT "group") FROM {rows} GROUP BY 1 ORDER BY 1'
             ),
         }

@@ -1,7 +1,7 @@
 """Which usable rows are kept: each is dropped for a reason, or gets its split and its set.
 
 In this order: rows near a held-out question are `contaminated`; of near-duplicates one is kept;
-`limit` and `weight` sample the rest; each question gets its side; training rows near a validation
+`limit` and `weight` sample the rest; each question gets its split; training rows near a validation
 question are `contaminated` where near-duplicates are kept; sets are formed. Every decision depends
 on hashes and contents alone, never on the order of files or rows.
 """
@@ -21,20 +21,20 @@ from ft_pipeline.config.sections.examples import QUIZ_SET
 from ft_pipeline.examples.select.near import NearIndex, find_clusters
 from ft_pipeline.examples.select.partition import hex_to_uint64
 from ft_pipeline.examples.select.sets import form_sets
-from ft_pipeline.examples.select.split import draw_sides
+from ft_pipeline.examples.select.split import draw_splits
 
 BATCH_ROWS = 50_000
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The decisions: dropped rows (row_id, reason, repeats) and drawn sides, each sorted by id."""
+    """The decisions: dropped rows (row_id, reason, repeats) and drawn splits, each sorted by id."""
 
     dropped: pa.Table | None = None
-    drawn_sides: pa.Table | None = None
+    drawn_splits: pa.Table | None = None
 
     def apply(self, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        """Return the rows that are kept, their drawn side put in, and the dropped ones if any."""
+        """Return the rows that are kept, their drawn split put in, and the dropped ones if any."""
         dropped = None
         if self.dropped is not None:
             at = _find_ids(self.dropped.column("row_id"), rows.column("row_id"))
@@ -45,11 +45,11 @@ class Selection:
                 for name in why.column_names:
                     dropped = dropped.append_column(name, why.column(name))
                 rows = rows.filter(pa.array(~hit)).combine_chunks()
-        if self.drawn_sides is not None and len(rows):
-            groups = self.drawn_sides.column("question_group")
+        if self.drawn_splits is not None and len(rows):
+            groups = self.drawn_splits.column("question_group")
             at = _find_ids(groups, rows.column("question_group"))
-            sides = self.drawn_sides.column("side").take(pa.array(at))
-            rows = rows.set_column(rows.schema.get_field_index("side"), "side", sides)
+            splits = self.drawn_splits.column("side").take(pa.array(at))
+            rows = rows.set_column(rows.schema.get_field_index("side"), "side", splits)
         return rows, dropped
 
 
@@ -100,7 +100,7 @@ def select_rows(
     """Decide on all rows. `rows` are those of each input, with row_id, question_group, question
     and category; `held_out` the test questions by name of their file.
 
-    Raises PipelineError where one side of the split stays empty.
+    Raises PipelineError where one split stays empty.
     """
     inputs, threshold = examples.inputs, examples.near_duplicates.threshold
     drawn = examples.split.method == "random"
@@ -119,14 +119,14 @@ def select_rows(
             _drop_near_duplicates(con, pairs)
     _sample(con, inputs, examples.sampling_seed)
     if drawn:
-        _draw_sides(con, examples)
+        _draw_splits(con, examples)
     if index is not None and examples.near_duplicates.keep == "all":
         _drop_contaminated(con, pairs)
     for number in sets:
         _form_sets(con, number, inputs[number])
     dropped = con.sql("FROM dropped ORDER BY row_id").to_arrow_table()
-    sides = con.sql("FROM drawn_sides ORDER BY 1").to_arrow_table() if drawn else None
-    return Selection(dropped if len(dropped) else None, sides)
+    splits = con.sql("FROM drawn_splits ORDER BY 1").to_arrow_table() if drawn else None
+    return Selection(dropped if len(dropped) else None, splits)
 
 
 def _drop_held_out(
@@ -183,24 +183,24 @@ def _keep_sample(con: duckdb.DuckDBPyConnection, number: int, count: int, seed: 
     )
 
 
-def _draw_sides(con: duckdb.DuckDBPyConnection, examples: Examples) -> None:
+def _draw_splits(con: duckdb.DuckDBPyConnection, examples: Examples) -> None:
     groups = con.execute(
         "SELECT DISTINCT question_group FROM keys ANTI JOIN dropped USING (row_id) ORDER BY 1"
     ).fetchall()
-    sides = draw_sides([group for (group,) in groups], examples.split) if groups else {}
+    splits = draw_splits([group for (group,) in groups], examples.split) if groups else {}
     con.register(
         "drawn",
         pa.table(
             {
-                "question_group": pa.array(list(sides), pa.string()),
-                "side": pa.array(list(sides.values()), pa.string()),
+                "question_group": pa.array(list(splits), pa.string()),
+                "side": pa.array(list(splits.values()), pa.string()),
             }
         ),
     )
-    con.execute("CREATE TABLE drawn_sides AS FROM drawn")
+    con.execute("CREATE TABLE drawn_splits AS FROM drawn")
     con.execute(
-        "UPDATE keys SET side = drawn_sides.side FROM drawn_sides "
-        "WHERE keys.question_group = drawn_sides.question_group"
+        "UPDATE keys SET side = drawn_splits.side FROM drawn_splits "
+        "WHERE keys.question_group = drawn_splits.question_group"
     )
 
 

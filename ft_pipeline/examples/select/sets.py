@@ -1,14 +1,14 @@
 """Sets of questions: which rows form a set.
 
 Membership depends on hashes alone (content-defined chunking, as in LBFS, SOSP 2001): within a
-category and side, in the order of their hashes, a set ends after a question whose hash is divisible
-by the mean size, or at twice the mean size. A new row changes the set that it falls into, sometimes
-the next few: at a mean size of 3, up to two sets in four cases of five.
+category and split, in the order of their hashes, a set ends after a question whose hash is
+divisible by the mean size, or at twice the mean size. A new row changes the set that it falls into,
+sometimes the next few: at a mean size of 3, up to two sets in four cases of five.
 """
 
 from collections.abc import Iterable, Iterator
 
-Member = tuple[str, str, bool]  # row_id, shelf (category and side), whether its hash ends a set
+Member = tuple[str, str, bool]  # row_id, shelf (category and split), whether its hash ends a set
 
 
 def form_sets(rows: Iterable[Member], mean_size: int) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""The split: which side each question goes to.
+"""The split that each question goes to.
 
 It is decided by a hash of the question, so that new rows leave the rest where it was, or drawn by
 scikit-learn.
@@ -14,14 +14,14 @@ from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Split
 from ft_pipeline.examples.select.partition import hex_to_uint64
 
-Side = Literal["train", "val"]
+SplitName = Literal["train", "val"]
 
 
-def assign_sides(groups: pa.Array, split: Split) -> pa.Array:
-    """Return the side of each question's group (16 hex characters) by a hash of seed and group.
+def assign_splits(groups: pa.Array, split: Split) -> pa.Array:
+    """Return the split of each question's group (16 hex characters) by a hash of seed and group.
 
     The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014): its highest 53 bits as a
-    number from 0 to 1 are below `validation_fraction` for the validation side.
+    number from 0 to 1 are below `validation_fraction` for the validation split.
     """
     mixed = mix(hex_to_uint64(groups) ^ mix(np.array([split.seed % 2**64], np.uint64)))
     held_out = (mixed >> np.uint64(11)) * 2.0**-53 < split.validation_fraction
@@ -37,15 +37,15 @@ def mix(values: np.ndarray) -> np.ndarray:
         return values ^ (values >> np.uint64(31))
 
 
-def draw_sides(groups: list[str], split: Split) -> dict[str, Side]:
-    """Give each question its side by scikit-learn's `train_test_split` over the sorted groups.
+def draw_splits(groups: list[str], split: Split) -> dict[str, SplitName]:
+    """Give each question its split by scikit-learn's `train_test_split` over the sorted groups.
 
-    Raises PipelineError where there are too few for two sides.
+    Raises PipelineError where there are too few for two splits.
     """
     from sklearn.model_selection import train_test_split
 
     if len(groups) < 2:
-        raise explain_empty_side("validation", len(groups), split)
+        raise explain_empty_split("validation", len(groups), split)
     fraction, seed = split.validation_fraction, split.seed
     try:
         _, held_out = train_test_split(sorted(groups), test_size=fraction, random_state=seed)
@@ -55,10 +55,10 @@ def draw_sides(groups: list[str], split: Split) -> dict[str, Side]:
     return {group: "val" if group in chosen else "train" for group in groups}
 
 
-def explain_empty_side(side: str, questions: int, split: Split) -> PipelineError:
-    """Return the error for a split that leaves one side without questions."""
+def explain_empty_split(name: str, questions: int, split: Split) -> PipelineError:
+    """Return the error for a split (`training`, `validation`) that no question is left for."""
     return PipelineError(
-        f"the {side} side of the split is empty: {questions} questions at "
+        f"the {name} split is empty: {questions} questions at "
         f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change the "
         "fraction or examples.split.seed."
     )

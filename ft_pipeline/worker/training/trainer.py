@@ -262,7 +262,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return self.settings.best_checkpoint and progress.best_step == progress.step
 
     def measure_validation(self) -> float:
-        """Return the mean loss on the validation side in nats a trained token."""
+        """Return the mean loss on the validation split in nats a trained token."""
         order = sorted(self.work.validation, key=lambda record: len(record["input_ids"]))
         total, trained, size = 0.0, 0, self.work.micro_batch_size
         begin = monotonic()

@@ -63,7 +63,7 @@ def test_the_bundled_samples_are_of_many_kinds(samples: Built) -> None:
     assert options == {1, 3}  # true/false and multiple choice
     tasks = {"quiz_question", "quiz_set", "chain_of_thought"}
     pairs = {f"{task} {side}" for task in tasks for side in ("train", "val")}
-    assert set(samples.report["examples_by_task_and_side"]) == pairs
+    assert set(samples.report["examples_by_task_and_split"]) == pairs
 
 
 def test_no_question_of_the_bundled_samples_is_on_both_sides(samples: Built) -> None:

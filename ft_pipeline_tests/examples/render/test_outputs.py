@@ -45,12 +45,12 @@ def test_the_counts_of_the_report_are_those_of_the_files(built: Built) -> None:
     assert report["rejected_by_reason"] == {"duplicate": 2, "empty_text": 1, "malformed_row": 1}
     assert report["rows_sanitized"] == 1
     assert report["examples"] == len(examples)
-    assert report["examples_by_task_and_side"] == Counter(
+    assert report["examples_by_task_and_split"] == Counter(
         f"{example['task']} {example['side']}" for example in examples
     )
     assert report["examples_by_category"] == Counter(example["category"] for example in examples)
     assert report["examples_by_difficulty"] == {"easy": 40}
-    assert report["questions_by_side"] == Counter(row["side"] for row in rows)
+    assert report["questions_by_split"] == Counter(row["side"] for row in rows)
     assert report["columns"]["rows"]["b.jsonl"]["question"] == "question"
 
 

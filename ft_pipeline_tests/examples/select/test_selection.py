@@ -41,7 +41,7 @@ NEAR = make_near_rows(1)
 
 
 def list_leaks(built: Built, threshold: float) -> list[tuple[str, str]]:
-    """Compare all used questions of the two sides, the plain way."""
+    """Compare all used questions of the two splits, the plain way."""
     sides: dict[str, list[str]] = {"train": [], "val": []}
     for example in built.examples:
         sides[example["side"]].append(example["prompt"])

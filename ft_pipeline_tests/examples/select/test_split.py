@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Split
-from ft_pipeline.examples.select.split import assign_sides, draw_sides
+from ft_pipeline.examples.select.split import assign_splits, draw_splits
 from ft_pipeline_tests.examples.builds import Built, build, make_qa
 
 METHODS = ["hash", "random"]
@@ -27,8 +27,8 @@ GROUPS = make_groups(400)
 
 def assign(groups: Sequence[str], split: Split) -> dict[str, str]:
     if split.method == "random":
-        return dict(draw_sides(sorted(set(groups)), split))
-    sides = assign_sides(pa.array(groups, pa.string()), split).to_pylist()
+        return dict(draw_splits(sorted(set(groups)), split))
+    sides = assign_splits(pa.array(groups, pa.string()), split).to_pylist()
     return dict(zip(groups, sides, strict=True))
 
 
@@ -104,7 +104,7 @@ def test_an_empty_side_is_refused_with_what_to_change(
     with pytest.raises(PipelineError) as caught:
         build_split(tmp_path, count, **split)
     message = str(caught.value)
-    assert message.startswith(f"the {side} side of the split is empty: {count} questions")
+    assert message.startswith(f"the {side} split is empty: {count} questions")
     fraction = Split.model_validate(split).validation_fraction
     assert f"examples.split.validation_fraction {fraction}" in message
     assert "Add rows, or change the fraction or examples.split.seed." in message

@@ -24,7 +24,7 @@ from ft_pipeline.base.project import Project
 from ft_pipeline.config.recipe import BaseModelChoice, Recipe, Training, load_recipe
 from ft_pipeline.config.sources import load_sources
 from ft_pipeline.examples.render.build import RawSource, build_examples
-from ft_pipeline.examples.render.export import write_side
+from ft_pipeline.examples.render.export import write_split
 from ft_pipeline.process.tasks import BaseModelTask, TokensOutput, TokensTask, TrainTask
 from ft_pipeline.worker.training.arguments import FUSED
 from ft_pipeline_tests.conftest import ROOT, SAMPLES
@@ -195,7 +195,7 @@ def make_examples(recipe: Recipe, folder: Path) -> dict[str, Path]:
         raw[name] = RawSource(declared[name], {file.name: file})
     build_examples(recipe.examples, raw, folder)
     for side in ("train", "val"):
-        write_side(folder / "examples.parquet", side, folder / f"{side}_set.jsonl")
+        write_split(folder / "examples.parquet", side, folder / f"{side}_set.jsonl")
     return {side: folder / f"{side}_set.jsonl" for side in ("train", "val")}
 
 
