@@ -19,7 +19,6 @@ from ft_pipeline.config.sections.automation import Automation
 from ft_pipeline.config.sections.distillation import Distillation, Prune, Student, Teacher
 from ft_pipeline.config.sections.evaluation import Evaluation, Generation, Metrics
 from ft_pipeline.config.sections.examples import (
-    TEMPLATES,
     CustomTemplate,
     ExampleInput,
     Examples,
@@ -36,7 +35,6 @@ from ft_pipeline.config.sections.training import (
 )
 
 __all__ = [
-    "TEMPLATES",
     "Automation",
     "BaseModelChoice",
     "Bottleneck",
