@@ -5,10 +5,7 @@ run`, `dagster asset materialize`, the UI, the daemon. Of ten first runs that st
 fresh checkout, four failed in Dagster's own class while they made the same tables.
 """
 
-import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from ft_pipeline.assets.sqlite_tuning import hold_databases_open
+from ft_pipeline.base.locks import hold_lock
 
 
 class LockedSqliteStorage(DagsterSqliteStorage):
@@ -27,7 +25,7 @@ class LockedSqliteStorage(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData, config_value: Any
     ) -> "LockedSqliteStorage":
         base = Path(config_value["base_dir"])
-        with _lock(base):
+        with hold_lock(base.with_name(f"{base.name}.lock")):
             if not base.exists():
                 _create(base)
             # Under the lock as well: it completes what an older version left half made.
@@ -41,11 +39,3 @@ def _create(base: Path) -> None:
     with hold_databases_open():
         DagsterSqliteStorage.from_local(str(draft)).dispose()
     draft.rename(base)
-
-
-@contextmanager
-def _lock(base: Path) -> Iterator[None]:
-    base.parent.mkdir(parents=True, exist_ok=True)
-    with base.with_name(f"{base.name}.lock").open("w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -8,6 +8,15 @@ from pathlib import Path
 
 
 @contextmanager
+def hold_lock(file: Path) -> Iterator[None]:
+    """Hold a file's lock, waiting for it; the file's time is then that of its last lock."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def hold_mark(file: Path) -> Iterator[None]:
     """Have a file there, locked from the moment it appears, for as long as this lasts.
 

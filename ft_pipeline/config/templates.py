@@ -28,7 +28,7 @@ class Template:
 
 
 QUIZ_ITEM = "Question: {question}\nCorrect Answer: {correct_answer}\nIncorrect Options: {options}"
-QUIZ_SET = "quiz_set"
+QUIZ_QUESTION, QUIZ_SET = "quiz_question", "quiz_set"
 # A set is several numbered items; its prompt has the number of them and their category.
 QUIZ_SET_ITEM = QUIZ_ITEM.removeprefix("Question")
 QUIZ_SET_PROMPT = (
@@ -37,7 +37,7 @@ QUIZ_SET_PROMPT = (
 
 TEMPLATES: dict[str, dict[str, Template]] = {
     "trivia": {
-        "quiz_question": Template(
+        QUIZ_QUESTION: Template(
             "Generate a quiz question about {category} with {difficulty} difficulty.", QUIZ_ITEM
         ),
         QUIZ_SET: Template(QUIZ_SET_PROMPT.replace("{n}", ""), QUIZ_SET_ITEM),

@@ -32,6 +32,7 @@ from ft_pipeline.gc.inventory import (
     stay,
 )
 from ft_pipeline.graph.chain import Chain, MissingInputs
+from ft_pipeline.store.artifact_files import LOGITS_CACHE, MINHASH_CACHE
 from ft_pipeline.store.artifacts import MANIFEST, Manifest
 from ft_pipeline.store.remote import RemoteError
 from ft_pipeline.store.row_cache import RowCache
@@ -39,7 +40,7 @@ from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, St
 
 LOG_DAYS = 14.0
 # Which asset's builds append to each kind of row cache.
-CACHED_BY = {"minhash": "prompt_completions", "teacher_logits": "teacher_logits"}
+CACHED_BY = {MINHASH_CACHE: "prompt_completions", LOGITS_CACHE: "teacher_logits"}
 
 
 def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:

@@ -12,7 +12,6 @@ fingerprints.
 
 import json
 import tempfile
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from ft_pipeline.base.hashing import (
     hash_file,
     hash_json,
 )
+from ft_pipeline.base.json_files import replace_json
 from ft_pipeline.base.network.secrets import hide_login, hide_secrets, record_address
 from ft_pipeline.config.sources import (
     AnySource,
@@ -244,9 +244,7 @@ def _write_record(name: str, source: AnySource, store: Path, revision: str) -> N
     record = {"source": name, "asked": describe_request(source), "revision": revision}
     file = _record(name, store)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(file)
+    replace_json(file, record)
 
 
 def _record(name: str, store: Path) -> Path:

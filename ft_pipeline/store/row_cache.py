@@ -6,7 +6,6 @@ A shard is a folder of Arrow IPC files, written aside and renamed: whole or abse
 files into memory. Writers hold the cache's lock from reading to appending.
 """
 
-import fcntl
 import logging
 import shutil
 import uuid
@@ -20,7 +19,7 @@ import pyarrow as pa
 from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.file_hashes import sync
 from ft_pipeline.base.hashing import hash_json
-from ft_pipeline.base.locks import try_lock
+from ft_pipeline.base.locks import hold_lock, try_lock
 
 Tables = dict[str, pa.Table]
 
@@ -42,9 +41,7 @@ class RowCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to append; the kernel frees it when this process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("w") as handle:  # its time is that of the cache's last use
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with hold_lock(self.lock_file):  # whose time says when the cache was used last
             self._remove_drafts()
             yield
 

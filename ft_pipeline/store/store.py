@@ -10,7 +10,6 @@ that file the remote is not asked about an artifact that is here.
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -32,6 +31,7 @@ from ft_pipeline.base.hashing import (
     FileEntry,
     hash_file,
 )
+from ft_pipeline.base.json_files import replace_json
 from ft_pipeline.base.locks import hold_mark
 from ft_pipeline.store.artifacts import (
     FORMAT,
@@ -290,7 +290,7 @@ class Store:
         """Make a folder that holds all files the artifact of its manifest."""
         for name in manifest.files:
             sync(folder / name)
-        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        _write_manifest(folder, manifest)
         final = self.folder(manifest.asset, manifest.fingerprint)
         if final.exists():
             final.rename(final.with_name(f"{final.name}{REPLACED_MARK}{uuid.uuid4().hex[:8]}"))
@@ -310,7 +310,7 @@ class Store:
         """Store the results of checks that were recomputed because their version changed."""
         manifest = artifact.manifest.model_copy(update={"checks": checks})
         (artifact.path / UNPUSHED).touch()
-        _write_json(artifact.path / MANIFEST, manifest.model_dump(mode="json"))
+        _write_manifest(artifact.path, manifest)
         checked = Artifact(path=artifact.path, manifest=manifest)
         self.push_pending(checked)
         return checked
@@ -406,9 +406,5 @@ def _verify_intact(artifact: Artifact) -> None:
             )
 
 
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    replace_json(folder / MANIFEST, manifest.model_dump(mode="json"), ensure_ascii=False)
