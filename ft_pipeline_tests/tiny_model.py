@@ -1,6 +1,7 @@
 """The model of the tests, and of benchmarks that need no more: small, random, real."""
 
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
@@ -11,22 +12,29 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path) -> Path:
-    """Write a random Llama of 0.2 M parameters and a BPE tokenizer with ChatML to a folder."""
-    import torch
+def train_bpe(special_tokens: list[str]) -> Any:
+    """Train a byte-level BPE tokenizer of 800 words on the samples."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=800,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train([str(SAMPLES / "trivia.csv"), str(SAMPLES / "cot.jsonl")], trainer)
+    return bpe
+
+
+def make_tiny_model(folder: Path) -> Path:
+    """Write a random Llama of 0.2 M parameters and a BPE tokenizer with ChatML to a folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = train_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -16,6 +16,7 @@ from ft_pipeline.assets import tags
 from ft_pipeline.assets.build import asset_key, define, spec
 from ft_pipeline.base.errors import PipelineError, suggest
 from ft_pipeline.base.hashing import hash_json
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.config.sources import AnySource
 from ft_pipeline.evaluation.report import markdown_cell
 from ft_pipeline.examples.read.columns import find_column
@@ -188,8 +189,7 @@ def _fetch(chain: Chain, source: str, draft: Draft) -> None:
         "files": {name: entry.model_dump() for name, entry in fetched.files.items()},
         **_read_facts(source, declared, draft.preview().content),
     }
-    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
-    (draft.path / SOURCE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(draft.path / SOURCE_FILE, facts, ensure_ascii=False, default=str)
     draft.metadata.update(
         {
             "dagster/row_count": facts["rows"],

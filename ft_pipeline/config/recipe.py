@@ -20,7 +20,6 @@ from ft_pipeline.config.sections.automation import Automation
 from ft_pipeline.config.sections.distillation import Distillation, Prune, Student, Teacher
 from ft_pipeline.config.sections.evaluation import Evaluation, Generation, Metrics
 from ft_pipeline.config.sections.examples import (
-    TEMPLATES,
     CustomTemplate,
     ExampleInput,
     Examples,
@@ -37,7 +36,6 @@ from ft_pipeline.config.sections.training import (
 )
 
 __all__ = [
-    "TEMPLATES",
     "Automation",
     "BaseModelChoice",
     "Bottleneck",

@@ -7,14 +7,15 @@
 `meta/report.md` is the table and the samples side by side.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Metrics
+from ft_pipeline.config.templates import QUIZ_QUESTION, QUIZ_SET
 from ft_pipeline.evaluation.metrics import (
     score_answer,
     score_chain_of_thought,
@@ -52,8 +53,7 @@ def compare_models(
         comparison[model] = summary
         scores += scored
     write_jsonl(folder / SCORES_FILE, scores)
-    text = json.dumps(comparison, indent=1)
-    (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / COMPARISON_FILE, comparison)
     report = render_report(comparison, answers, references, samples)
     (folder / COMPARISON_REPORT).write_text(report, encoding="utf-8")
     return comparison
@@ -63,7 +63,7 @@ def _score(
     model: str, answer: Mapping[str, Any], reference: str, metrics: Metrics
 ) -> dict[str, Any]:
     record = {"model": model, "example_id": answer["example_id"], "task": answer["task"]}
-    if answer["task"] in ("quiz_question", "quiz_set"):
+    if answer["task"] in (QUIZ_QUESTION, QUIZ_SET):
         return record | score_quiz(answer["prompt"], answer["generation"], metrics)
     if parse_chain_of_thought(reference) is not None:
         return record | score_chain_of_thought(answer["generation"], reference, metrics)

@@ -33,6 +33,7 @@ from ft_pipeline.gc.promotions import read_promoted
 from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import Lookup, MissingInputs, open_store
+from ft_pipeline.store.artifact_files import LOGITS_CACHE, MINHASH_CACHE
 from ft_pipeline.store.artifacts import MANIFEST, Key, Manifest
 from ft_pipeline.store.manifest_graph import build_graph
 from ft_pipeline.store.remote import RemoteError
@@ -41,7 +42,7 @@ from ft_pipeline.store.store import REPLACED_MARK, RUN_MARK, DamagedArtifact, St
 
 LOG_DAYS = 14.0
 # Which asset's builds append to each kind of row cache.
-CACHED_BY = {"minhash": EXAMPLES.name, "teacher_logits": TEACHER_LOGITS.name}
+CACHED_BY = {MINHASH_CACHE: EXAMPLES.name, LOGITS_CACHE: TEACHER_LOGITS.name}
 
 
 def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:

@@ -20,7 +20,6 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from ft_pipeline.base.hashing import (
     META,
     ManifestPart,
 )
+from ft_pipeline.base.libraries import find_version
 from ft_pipeline.base.settings import list_leaves
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.store.artifacts import (
@@ -185,10 +185,5 @@ def _list_seeds(links: Iterable[Link]) -> Iterator[tuple[str, int]]:
 
 def _list_software(libraries: Iterable[str]) -> dict[str, str]:
     """Return the full versions; the fingerprint has major.minor of the libraries alone."""
-    found = {"python": platform.python_version()}
-    for name in ("ft-pipeline", *libraries):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    found = {name: find_version(name) for name in ("ft-pipeline", *libraries)}
+    return {"python": platform.python_version(), **found}

@@ -27,10 +27,12 @@ LEARNING_RATE_PICTURE = f"{META}/learning_rate.png"
 
 LOGITS_FILE = "logits.arrow"
 LOGITS_EXAMPLES_FILE = "examples.arrow"
-# Of the row cache: the same two tables, for all examples that a teacher was ever asked.
-LOGITS_CACHE = "teacher_logits"
-EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"
 
 LOSSES_FILE = "losses.jsonl"
 GENERATIONS_FILE = "generations.jsonl"
 COMPARISON_REPORT = f"{META}/report.md"
+
+# Kinds of the row cache, and the tables of its shards that more than one package reads.
+MINHASH_CACHE = "minhash"
+LOGITS_CACHE = "teacher_logits"  # of all examples that a teacher was ever asked
+EXAMPLES_TABLE, POSITIONS_TABLE = "examples", "positions"

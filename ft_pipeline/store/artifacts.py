@@ -15,13 +15,13 @@ of the content files (what came out). Files below `meta/` are listed but are not
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, TypeAdapter
 
 from ft_pipeline.base.hashing import META, FileEntry, ManifestPart, hash_json
+from ft_pipeline.base.libraries import find_version
 from ft_pipeline.base.settings import list_leaves
 
 MANIFEST = "manifest.json"
@@ -154,13 +154,7 @@ def compute_data_version(files: Mapping[str, FileEntry]) -> str:
 @cache
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
     """Return major.minor of each installed distribution; "absent" where there is none."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = ".".join(version(name).split(".")[:2])
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return {name: ".".join(find_version(name).split(".")[:2]) for name in names}
 
 
 def _describe_change(path: str, old: Any, new: Any) -> str:

@@ -50,6 +50,11 @@ def choose_dtype(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
+def name_dtype(dtype: torch.dtype) -> str:
+    """Return what a model's config calls it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def peak_memory_mb() -> float:
     """Return the peak memory of this process in MB: of the GPU where one is used, else resident."""
     if choose_device() == "cuda":

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.store.artifact_files import IGNORED
 
 # Logits that are held at once: 64 MB in float32. Smaller chunks are no faster on a CPU.
@@ -143,3 +144,14 @@ def find_body_and_head(model: Any) -> tuple[Any, Head] | None:
         return None
     head = causal.get_output_embeddings()
     return None if head is None else (causal.base_model, head)
+
+
+def require_body_and_head(model: Any, role: str) -> tuple[Any, Head]:
+    """Return the same of a distillation's `teacher` or `student`; raises PipelineError for None."""
+    parts = find_body_and_head(model)
+    if parts is None:
+        raise PipelineError(
+            f"distillation.{role}: {type(model).__name__} changes its logits behind its head "
+            f"(soft-capping or scaling), which is not supported. Choose another {role}."
+        )
+    return parts

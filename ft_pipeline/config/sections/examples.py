@@ -7,18 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.base.errors import suggest
 from ft_pipeline.base.settings import Section
-from ft_pipeline.config.template_fields import find_fields
-
-QUIZ_SET = "quiz_set"
-# Templates by parser; their texts are in examples/render/templates.py.
-TEMPLATES = {
-    "trivia": ("quiz_question", QUIZ_SET, "answer"),
-    "qa": ("answer", "answer_with_rationale", "chain_of_thought"),
-    "cot": ("chain_of_thought", "answer"),
-    "dialogue_label": ("dialogue_label",),
-    "prompt_completion": ("as_is",),
-    "messages": ("chat",),
-}
+from ft_pipeline.config.templates import TEMPLATES, find_fields
 
 
 class CustomTemplate(Section):

@@ -5,11 +5,11 @@ well-known names below; as written first, then in any case of letters. `answer.v
 nested column.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.base.errors import PipelineError, suggest
+from ft_pipeline.examples.read.values import unpack_json
 
 WELL_KNOWN: dict[str, tuple[str, ...]] = {
     "question": ("question_text", "questions", "query", "problem", "instruction", "input", "q"),
@@ -94,10 +94,6 @@ def pick(columns: Mapping[str, Any], path: str) -> Any:
 
 def _reach(value: Any, path: Sequence[str]) -> Any:
     for part in path:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                return None
+        value = unpack_json(value)
         value = value.get(part) if isinstance(value, dict) else None
     return value

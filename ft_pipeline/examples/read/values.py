@@ -188,16 +188,22 @@ def _read_json(text: str) -> Any:
     return json.loads(text, strict=False)  # line breaks inside texts are certain
 
 
+def unpack_json(value: Any) -> Any:
+    """Return what a text of JSON holds, None where it is none; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
 def parse_messages(value: Any) -> list[tuple[str, str]] | None:
     """Read a chat as (role, text) pairs; None where it is none.
 
     Takes `role`/`content` (OpenAI), `from`/`value` (ShareGPT) and `speaker`/`text`.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+    value = unpack_json(value)
     if isinstance(value, dict):
         value = next((v for v in value.values() if isinstance(v, list)), None)
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):

@@ -26,20 +26,15 @@ import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.config.recipe import ExampleInput, Examples, Split
-from ft_pipeline.config.sections.examples import QUIZ_SET
 from ft_pipeline.config.sources import Source
-from ft_pipeline.config.template_fields import find_fields
+from ft_pipeline.config.templates import QUIZ_SET, TEMPLATES, Template, find_fields
 from ft_pipeline.examples.read.database import keep_memory, open_database, quote, quote_name
 from ft_pipeline.examples.read.parse import PARSERS, Parser
 from ft_pipeline.examples.read.rows import RowReader, describe_columns, make_reader
 from ft_pipeline.examples.read.text import count_control_tokens, sanitize_array
 from ft_pipeline.examples.render.outputs import Outputs
 from ft_pipeline.examples.render.sets import render_sets
-from ft_pipeline.examples.render.templates import (
-    TEMPLATES,
-    Template,
-    to_sql,
-)
+from ft_pipeline.examples.render.templates import to_sql
 from ft_pipeline.examples.select.filter import RowFilter
 from ft_pipeline.examples.select.partition import Parts, find_repeated, in_batches
 from ft_pipeline.examples.select.selection import Selection, select_rows

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import duckdb
 import pyarrow as pa
 
-from ft_pipeline.config.sections.examples import QUIZ_SET
+from ft_pipeline.config.templates import QUIZ_SET, QUIZ_SET_PROMPT
 from ft_pipeline.examples.read.database import quote
-from ft_pipeline.examples.render.templates import QUIZ_SET_PROMPT, to_sql
+from ft_pipeline.examples.render.templates import to_sql
 from ft_pipeline.examples.select.partition import Parts
 
 

@@ -1,66 +1,14 @@
-"""Templates: from the fields of a row to prompt and completion, and back.
+"""Templates as SQL, and their completions read back.
 
-A template is text with `{field}` in it; braces are doubled to stand for themselves. The wording of
-the quiz forms is that of the Llama 3.2 quiz guide. Metrics read a model's answer with
-`parse_quiz_items`, the same form that each training completion has.
-
-    Generate a quiz question about Geography with easy difficulty.
-    → Question: Which river flows through Paris?
-      Correct Answer: Seine
-      Incorrect Options: Loire, Rhône, Garonne
+Metrics read a model's answer with `parse_quiz_items`, the same form that each training completion
+has (QUIZ_ITEM in config/templates.py).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ft_pipeline.config.sections.examples import QUIZ_SET
-from ft_pipeline.config.template_fields import find_fields, split_template
-
-
-@dataclass(frozen=True)
-class Template:
-    """The texts of prompt and completion, with `{field}` placeholders."""
-
-    prompt: str
-    completion: str
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields that it needs, each once, in order."""
-        return tuple(dict.fromkeys(find_fields(self.prompt) + find_fields(self.completion)))
-
-
-QUIZ_ITEM = "Question: {question}\nCorrect Answer: {correct_answer}\nIncorrect Options: {options}"
-# A set is several numbered items; its prompt has the number of them and their category.
-QUIZ_SET_ITEM = QUIZ_ITEM.removeprefix("Question")
-QUIZ_SET_PROMPT = (
-    "Generate a set of {n} quiz questions about {category} with varying difficulty levels."
-)
-
-TEMPLATES: dict[str, dict[str, Template]] = {
-    "trivia": {
-        "quiz_question": Template(
-            "Generate a quiz question about {category} with {difficulty} difficulty.", QUIZ_ITEM
-        ),
-        QUIZ_SET: Template(QUIZ_SET_PROMPT.replace("{n}", ""), QUIZ_SET_ITEM),
-        "answer": Template("{question}", "{correct_answer}"),
-    },
-    "qa": {
-        "answer": Template("{question}", "{answer}"),
-        "answer_with_rationale": Template("{question}", "{rationale}\n\nAnswer: {answer}"),
-        "chain_of_thought": Template("{question}", "<think>\n{rationale}\n</think>\n\n{answer}"),
-    },
-    "cot": {
-        "chain_of_thought": Template("{question}", "<think>\n{thoughts}\n</think>\n\n{response}"),
-        "answer": Template("{question}", "{response}"),
-    },
-    "dialogue_label": {
-        "dialogue_label": Template("{task}\n\n{dialogue}", "{label}"),
-    },
-    "prompt_completion": {"as_is": Template("{prompt}", "{completion}")},
-    "messages": {"chat": Template("{prompt}", "{completion}")},
-}
+from ft_pipeline.config.templates import split_template
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ft_pipeline.examples.select.shingles import (
     join,
 )
 from ft_pipeline.examples.select.split import mix
+from ft_pipeline.store.artifact_files import MINHASH_CACHE
 from ft_pipeline.store.row_cache import RowCache
 
 SEED = 42
@@ -82,7 +83,7 @@ class NearIndex:
             "library": f"rensa {rensa.RMinHash.ALGORITHM_VERSION}",
             "shingles": 3,
         }
-        self._cache = RowCache.of(cache_root, "minhash", settings) if cache_root else None
+        self._cache = RowCache.of(cache_root, MINHASH_CACHE, settings) if cache_root else None
         self._added: list[np.ndarray] = []  # keys
         self._questions: list[pa.Array] = []  # the last ones added
         self._shards: list[_Shard] = []

@@ -23,7 +23,7 @@ WINDOW = 50
 TOKENS_IN_BATCH = 2048
 
 Batching = Literal["plain", "grouped", "packed"]
-Side = Literal["left", "right"]
+PaddingSide = Literal["left", "right"]
 Record = dict[str, Any]
 
 
@@ -105,14 +105,14 @@ def collate(records: Sequence[Record], batching: Batching, pad_id: int) -> dict[
 
 
 def pad(
-    sequences: Sequence[Sequence[int]], pad_id: int, side: Side = "right"
+    sequences: Sequence[Sequence[int]], pad_id: int, side: PaddingSide = "right"
 ) -> dict[str, torch.Tensor]:
     """Return input_ids and attention_mask: int64[sequences, longest], on the CPU."""
     mask = [[1] * len(sequence) for sequence in sequences]
     return {"input_ids": _pad(sequences, pad_id, side), "attention_mask": _pad(mask, 0, side)}
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int, side: Side = "right") -> torch.Tensor:
+def _pad(rows: Sequence[Sequence[int]], value: int, side: PaddingSide = "right") -> torch.Tensor:
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 

@@ -10,13 +10,13 @@ through one of chat_templates.py, tokenized, and its prompt masked. One line of 
 `meta/report.json` counts what the blocking checks look at.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Tokens
 from ft_pipeline.process.tasks import TokensTask
@@ -42,8 +42,7 @@ def run(task: TokensTask) -> dict[str, Any]:
         examples = read_jsonl(side.examples)
         kept, report = tokenize(examples, tokenizer, task.settings)
         write_jsonl(side.output / TOKENS_FILE, kept)
-        text = json.dumps(report, indent=1)
-        (side.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(side.output / REPORT_FILE, report)
         lengths = [len(record["input_ids"]) for record in kept]
         plot_lengths(lengths, task.settings.max_length, side.output / LENGTHS_PICTURE)
         reports[asset] = {"metadata": report, "resolved": {}}

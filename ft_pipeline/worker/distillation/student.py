@@ -4,18 +4,18 @@ The output is a plain checkpoint of the same architecture that any tool loads, w
 and `base.json`, as a base_model has it. `meta/report.json` says what stayed, and why.
 """
 
-import json
 import logging
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.process.tasks import HeldModel, PruneTask
 from ft_pipeline.store.artifact_files import BASE_FILE, REPORT_FILE
 from ft_pipeline.worker.data.batches import Record, collate
 from ft_pipeline.worker.data.tokens import read_tokens
-from ft_pipeline.worker.hardware import choose_device, choose_dtype, describe_hardware
+from ft_pipeline.worker.hardware import choose_device, choose_dtype, describe_hardware, name_dtype
 from ft_pipeline.worker.inference.evaluate import score
 from ft_pipeline.worker.models.base_model import locate_weights, read_base
 from ft_pipeline.worker.models.loading import load_tokenizer
@@ -61,9 +61,8 @@ def run(task: PruneTask) -> dict[str, Any]:
     smaller.to(saved).save_pretrained(task.output, safe_serialization=True)
     tokenizer.save_pretrained(task.output)
     _write_base(task, layers)
-    text = json.dumps(report, indent=1)
-    (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    resolved = {"dtype": str(dtype).removeprefix("torch."), **describe_hardware()}
+    write_json(task.output / REPORT_FILE, report)
+    resolved = {"dtype": name_dtype(dtype), **describe_hardware()}
     return {"metadata": report, "resolved": resolved}
 
 
@@ -107,5 +106,4 @@ def _write_base(task: PruneTask, layers: list[int]) -> None:
     base = read_base(task.model.base_model)
     source = f"{base['id']} pruned to layers {', '.join(map(str, layers))}"
     named = {"id": f"{base['id']} (pruned)", "revision": None, "weights": ".", "source": source}
-    text = json.dumps(named, indent=1, sort_keys=True)
-    (task.output / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(task.output / BASE_FILE, named, sort_keys=True)

@@ -16,7 +16,7 @@ from ft_pipeline.worker.data.batches import Record
 from ft_pipeline.worker.distillation.losses import StoredAnswers, online_loss, stored_loss
 from ft_pipeline.worker.distillation.teacher_logits import count_positions, key_of, read_arrow
 from ft_pipeline.worker.hardware import choose_dtype
-from ft_pipeline.worker.losses import LogitLoss, find_body_and_head, select_trained
+from ft_pipeline.worker.losses import LogitLoss, require_body_and_head, select_trained
 from ft_pipeline.worker.models.model_spec import load_held
 from ft_pipeline.worker.models.vocabulary import count_shared_words, require_room
 
@@ -99,13 +99,7 @@ class OnlineLesson(Lesson):
     def __init__(self, settings: Distillation, words: int, teacher: Any) -> None:
         """Raises PipelineError where the teacher's logits are more than its head's."""
         super().__init__(settings, words)
-        parts = find_body_and_head(teacher)
-        if parts is None:
-            raise PipelineError(
-                f"distillation.teacher: {type(teacher).__name__} changes its logits behind its "
-                "head (soft-capping or scaling), which is not supported. Choose another teacher."
-            )
-        self._body, self._head = parts
+        self._body, self._head = require_body_and_head(teacher, "teacher")
         teacher.requires_grad_(False)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -13,7 +13,6 @@ continues. Only the words of the tokenizer count; a padded vocabulary's other lo
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import torch
 
 from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.process.tasks import TeacherLogitsTask
 from ft_pipeline.store.artifact_files import (
     EXAMPLES_TABLE,
@@ -50,7 +50,7 @@ from ft_pipeline.worker.hardware import (
 from ft_pipeline.worker.losses import (
     Head,
     cut_positions,
-    find_body_and_head,
+    require_body_and_head,
     select_trained,
 )
 from ft_pipeline.worker.models.model_spec import load_held
@@ -100,8 +100,7 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
     write_logits(task.output, train, known)
     report = _report(task, train, val, known, len(missing))
     report |= {"words": words, "seconds_answering": round(monotonic() - start, 1)}
-    text = json.dumps(report, indent=1)
-    (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(task.output / REPORT_FILE, report)
     return {"metadata": report, "resolved": describe_hardware()}
 
 
@@ -164,12 +163,7 @@ def _answer(
     """
     logger.info("the teacher answers at %d examples", len(missing))
     model = load_held(task.teacher, choose_dtype(task.teacher.precision))
-    parts = find_body_and_head(model)
-    if parts is None:
-        raise PipelineError(
-            f"distillation.teacher: {type(model).__name__} changes its logits behind its head "
-            "(soft-capping or scaling), which is not supported. Choose another teacher."
-        )
+    parts = require_body_and_head(model, "teacher")
     order = sorted(missing, key=lambda key: (-len(missing[key]["input_ids"]), key))
     keys: list[bytes] = []
     tables: list[pa.Table] = []

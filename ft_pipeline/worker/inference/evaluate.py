@@ -12,7 +12,6 @@ output holds, sorted by example_id,
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from ft_pipeline.base.hashing import META
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Generation
 from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
@@ -35,6 +35,7 @@ from ft_pipeline.worker.hardware import (
     choose_dtype,
     describe_hardware,
     free_memory,
+    name_dtype,
     peak_memory_mb,
 )
 from ft_pipeline.worker.inference.sampling import choose_sampling
@@ -65,10 +66,9 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         write_jsonl(output / LOSSES_FILE, losses)
         write_jsonl(output / GENERATIONS_FILE, generations)
         report = summarize(losses, generations, held.quantization, monotonic() - start)
-        report |= {"parameters": count_parameters(subject), "size_mb": measure_size_mb(held)}
-        text = json.dumps(report, indent=1)
-        (output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-        dtype = str(choose_dtype(held.precision)).removeprefix("torch.")
+        report |= {"parameters": count_weights(subject), "size_mb": measure_size_mb(held)}
+        write_json(output / REPORT_FILE, report)
+        dtype = name_dtype(choose_dtype(held.precision))
         reports[asset] = {"metadata": report, "resolved": {"dtype": dtype, **describe_hardware()}}
         del subject  # before the next one is loaded
     return reports
@@ -115,7 +115,7 @@ def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
         subject.unload()
 
 
-def count_parameters(model: Any) -> int:
+def count_weights(model: Any) -> int:
     """Return the number of weights; a byte of bitsandbytes' 4-bit ones holds two."""
     return sum(
         p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters()

@@ -18,6 +18,7 @@ from typing import Any
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import hash_file
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.config.recipe import BaseModelChoice
 from ft_pipeline.process.tasks import BaseModelTask
 from ft_pipeline.store.artifact_files import BASE_FILE, MODEL_CONFIG_FILE
@@ -41,8 +42,7 @@ def run(task: BaseModelTask) -> dict[str, Any]:
         base = copy_local(folder, task.choice.path, task.output, task.field)
     else:
         base = download_from_hub(task.choice, task.output, task.field)
-    text = json.dumps(base, indent=1, sort_keys=True)
-    (task.output / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(task.output / BASE_FILE, base, sort_keys=True)
     if task.words_of is not None:
         from ft_pipeline.worker.models.vocabulary import require_same_words
 

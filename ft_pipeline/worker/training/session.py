@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from ft_pipeline.base.hashing import META
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.config.steps import plan_steps
 from ft_pipeline.process.tasks import TrainTask
 from ft_pipeline.store.artifact_files import METRICS_FILE
@@ -122,8 +123,8 @@ class Session:
     def _make_trainer(self, rung: Rung, checkpoint: Path | None, scratch: Path) -> FineTuner:
         self.batching = self._first_choice(checkpoint)
         arguments = make_arguments(self.settings, rung, self.dtype, scratch)
-        recorded = json.dumps(record_arguments(arguments), indent=1, sort_keys=True, default=str)
-        (self.task.output / ARGUMENTS_FILE).write_text(recorded + "\n", encoding="utf-8")
+        recorded = record_arguments(arguments)
+        write_json(self.task.output / ARGUMENTS_FILE, recorded, sort_keys=True, default=str)
         monitor = Monitor(
             self.progress,
             self.checkpoints,

@@ -8,7 +8,6 @@ has metrics.jsonl (progress.py), report.json, trainer_arguments.json and worst_e
     {"example_id": "5f0a…", "task": "quiz_question", "loss": 3.91}
 """
 
-import json
 import logging
 from typing import Any
 
@@ -16,10 +15,16 @@ import torch
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import META
+from ft_pipeline.base.json_files import write_json
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.process.tasks import TrainTask
 from ft_pipeline.store.artifact_files import REPORT_FILE
-from ft_pipeline.worker.hardware import choose_dtype, describe_hardware, peak_memory_mb
+from ft_pipeline.worker.hardware import (
+    choose_dtype,
+    describe_hardware,
+    name_dtype,
+    peak_memory_mb,
+)
 from ft_pipeline.worker.models.methods import Backend, choose_backend, prepare
 from ft_pipeline.worker.shutdown import Leave
 from ft_pipeline.worker.training.memory import is_out_of_memory, list_rungs, render_attempts
@@ -96,13 +101,12 @@ def _write_report(
     from ft_pipeline.worker.plots import plot_training
 
     task, settings = session.task, session.task.settings
-    text = json.dumps(report, indent=1)
-    (task.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(task.output / REPORT_FILE, report)
     plot_training(session.progress.records, task.output)
     resolved = {
         "backend": backend.name,
         "backend_reason": backend.reason,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_dtype(dtype),
         "batching": report["batching"],
         "batch_size": report["batch_size"],
         "gradient_accumulation": report["gradient_accumulation"],

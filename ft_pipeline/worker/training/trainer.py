@@ -36,6 +36,7 @@ from ft_pipeline.worker.hardware import trim_heap
 from ft_pipeline.worker.losses import (
     completion_loss,
     find_body_and_head,
+    require_body_and_head,
     select_trained,
     sum_losses,
 )
@@ -90,12 +91,10 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         super().__init__(**given)
         self.settings, self.work, self.monitor = settings, work, monitor
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
-        self._parts = find_body_and_head(self.model)
-        if self._parts is None and work.lesson is not None:
-            raise PipelineError(
-                f"distillation.student: {type(self.model).__name__} changes its logits behind its "
-                "head (soft-capping or scaling), which is not supported. Choose another student."
-            )
+        if work.lesson is None:
+            self._parts = find_body_and_head(self.model)
+        else:
+            self._parts = require_body_and_head(self.model, "student")
         self._step_loss: torch.Tensor | float = 0.0
         self._step_trained = self._step_tokens = 0
         self._step_start = monotonic()

@@ -1,19 +1,19 @@
 """Fields to prompts and completions, and back."""
 
+from typing import get_args
+
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ft_pipeline.config.recipe import TEMPLATES as NAMES
-from ft_pipeline.config.recipe import CustomTemplate, Examples
-from ft_pipeline.config.template_fields import find_fields
+from ft_pipeline.config.recipe import CustomTemplate, ExampleInput, Examples
+from ft_pipeline.config.templates import TEMPLATES, Template, find_fields
+from ft_pipeline.examples.read.parse import PARSERS
 from ft_pipeline.examples.render.templates import (
-    TEMPLATES,
     QuizItem,
     Reasoning,
-    Template,
     expected_options,
     is_boolean,
     parse_chain_of_thought,
@@ -67,8 +67,9 @@ def test_a_quiz_question_has_the_wording_of_the_guide() -> None:
     )
 
 
-def test_the_recipe_knows_the_shipped_templates() -> None:
-    assert {parser: tuple(templates) for parser, templates in TEMPLATES.items()} == NAMES
+def test_each_parser_that_a_recipe_may_name_is_there_and_feeds_templates() -> None:
+    named = get_args(ExampleInput.model_fields["parser"].annotation)
+    assert set(named) == TEMPLATES.keys() == PARSERS.keys() - {"held_out"}
 
 
 @pytest.mark.parametrize(

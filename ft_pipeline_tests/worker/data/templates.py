@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ft_pipeline_tests.conftest import SAMPLES
+from ft_pipeline_tests.tiny_model import train_bpe
 
 # deepseek-ai/DeepSeek-R1-Distill-Llama-8B (MIT licence), `chat_template` in tokenizer_config.json
 # as changed in February 2025; the Qwen models of the family have the same.
@@ -89,18 +89,7 @@ FAMILIES = {
 
 def build_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer of 800 words with the family's tokens and template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=list(dict.fromkeys((family.bos, family.eos, *family.others))),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train([str(SAMPLES / "trivia.csv"), str(SAMPLES / "cot.jsonl")], trainer)
+    bpe = train_bpe(list(dict.fromkeys((family.bos, family.eos, *family.others))))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=family.bos, eos_token=family.eos, pad_token=family.pad
     )

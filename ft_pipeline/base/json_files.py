@@ -1,0 +1,13 @@
+"""Files that hold one JSON value, indented for people, in a folder that is published as a whole.
+
+A record that others may read while it is written is written by records.py.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_json(file: Path, value: Any, **options: Any) -> None:
+    """Write a value; `options` are those of json.dumps."""
+    file.write_text(json.dumps(value, indent=1, **options) + "\n", encoding="utf-8")

@@ -1,0 +1,11 @@
+"""Installed distributions."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def find_version(name: str) -> str:
+    """Return the version of an installed distribution; "absent" where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
