@@ -76,8 +76,8 @@ def step_stored(student: Any, teacher: Any, batch: dict[str, Any]) -> Callable[.
     with torch.no_grad():
         hidden = teacher.model(batch["input_ids"]).last_hidden_state
         states, targets = select_trained(hidden, batch["labels"])
-        ids, kept, outside, _ = keep_likeliest(teacher.lm_head(states), targets, K, TEMPERATURE)
-    answers = StoredAnswers(ids, kept, outside)
+        ids, kept, tail_mass, _ = keep_likeliest(teacher.lm_head(states), targets, K, TEMPERATURE)
+    answers = StoredAnswers(ids, kept, tail_mass)
 
     def step(batch: dict[str, Any]) -> float:
         hidden = student.model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
@@ -185,11 +185,11 @@ def time_loss(words: int, way: str) -> dict[str, Any]:
             keep_likeliest(head(teacher_states[at : at + 64]), targets[at : at + 64], K, 2.0)
             for at in range(0, LOSS_TOKENS, 64)
         ]
-    ids, kept, outside, _ = (torch.cat(column) for column in zip(*parts, strict=True))
+    ids, kept, tail_mass, _ = (torch.cat(column) for column in zip(*parts, strict=True))
     before = reset_peak()
     start = time.perf_counter()
     if way == "stored":
-        answers = StoredAnswers(ids, kept, outside)
+        answers = StoredAnswers(ids, kept, tail_mass)
         loss = stored_loss(targets, answers, configure(alpha=0.0), words)
         total = sum_losses(hidden, head, loss)[0] / LOSS_TOKENS
     else:

@@ -168,7 +168,7 @@ def measure(inputs: Inputs, settings: dict[str, Any], steps: int) -> dict[str, A
         "other_mb": round(estimate.other_mb),
         "tokens_per_second": round(rate, 1),
         "tflops": round(rate * per_token / 1e12, 3),
-        "ladder": len(report["memory_ladder"]),
+        "fallbacks": len(report["memory_fallbacks"]),
     }
 
 

@@ -15,7 +15,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
     from ft_pipeline.store.artifact_files import LOGITS_FILE
     from ft_pipeline.store.row_cache import RowCache
     from ft_pipeline.worker.distillation import teacher_logits
-    from ft_pipeline.worker.distillation.teacher import StoredLesson
+    from ft_pipeline.worker.distillation.teacher import StoredSignal
 
     generator = np.random.default_rng(0)
     records = [
@@ -44,12 +44,12 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
             seconds["write the artifact from the cache, seconds"] = time.perf_counter() - begin
         size = (Path(folder) / LOGITS_FILE).stat().st_size
         begin = time.perf_counter()
-        lesson = StoredLesson(configure(), 128_256, Path(folder), records)
+        teacher_signal = StoredSignal(configure(), 128_256, Path(folder), records)
         seconds["open and compare with the tokens, seconds"] = time.perf_counter() - begin
         order = generator.permutation(len(records))
         begin = time.perf_counter()
         for start in range(0, len(order), 4):
-            lesson.tensors(order[start : start + 4].tolist())
+            teacher_signal.tensors(order[start : start + 4].tolist())
         seconds["read in batches of four, random order, seconds"] = time.perf_counter() - begin
     return {"bytes a position": size / positions, **seconds}
 

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 
 from ft_pipeline.config.recipe import Distillation, Prune, Training
-from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching, TrainTask
+from ft_pipeline.process.tasks import (
+    DistillationInputs,
+    ModelSpec,
+    PruneTask,
+    TeacherLogitsTask,
+    TrainTask,
+)
 from ft_pipeline.store.artifact_files import LOGITS_FILE
 from ft_pipeline.worker.data.batches import collate
 from ft_pipeline.worker.data.tokens import read_tokens
@@ -30,7 +36,7 @@ def measure_all(
     root = Path(tempfile.mkdtemp(prefix="ft-pipeline-bench-"))
     pruned = _fresh(root / "student")
     prune = PruneTask(
-        model=HeldModel(base_model=base),
+        model=ModelSpec(base_model=base),
         settings=Prune(layers=15),
         train_tokens=inputs / "train_tokens",
         output=pruned,
@@ -53,8 +59,8 @@ def measure_all(
 def _store(inputs: Path, root: Path, k: int, temperature: float) -> dict[str, float]:
     output = _fresh(root / f"logits_{k}_{temperature:g}")
     task = TeacherLogitsTask(
-        teacher=HeldModel(base_model=inputs / "base_model"),
-        words_of=inputs / "base_model",
+        teacher=ModelSpec(base_model=inputs / "base_model"),
+        vocabulary_of=inputs / "base_model",
         train_tokens=inputs / "train_tokens",
         val_tokens=inputs / "val_tokens",
         k=k,
@@ -83,11 +89,11 @@ def _train(
     base = inputs / "base_model"
     stored = settings.teacher.mode == "stored"
     logits = root / f"logits_{settings.k}_{settings.temperature:g}"
-    teaching = Teaching(
+    distillation = DistillationInputs(
         settings=settings,
-        words_of=base,
+        vocabulary_of=base,
         logits=logits if stored else None,
-        teacher=None if stored else HeldModel(base_model=base),
+        teacher=None if stored else ModelSpec(base_model=base),
     )
     output = _fresh(Path(tempfile.mkdtemp(dir=root)) / "output")
     training = Training(
@@ -104,7 +110,7 @@ def _train(
             base_model=pruned,
             train_tokens=inputs / "train_tokens",
             settings=training,
-            teaching=teaching,
+            distillation=distillation,
             output=output,
             checkpoints=output / "checkpoints",
         )

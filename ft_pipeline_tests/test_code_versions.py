@@ -26,7 +26,7 @@ WORK = [
     ("ft_pipeline.worker.data.tokens:run", "train_tokens"),
     ("ft_pipeline.worker.distillation.losses:stored_loss", "distilled_model"),
     ("ft_pipeline.evaluation.metrics:score_quiz", "evaluation"),
-    ("ft_pipeline.assets.training:hold_trained_base", "finetuned_evaluation"),
+    ("ft_pipeline.assets.training:specify_base", "finetuned_evaluation"),
 ]
 
 

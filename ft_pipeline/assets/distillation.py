@@ -14,11 +14,11 @@ from ft_pipeline.assets.training import (
     define_base_model,
     define_training_of,
     describe_output,
-    hold_trained,
+    specify_trained,
 )
 from ft_pipeline.config.recipe import Distillation
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+from ft_pipeline.process.tasks import DistillationInputs, ModelSpec, PruneTask, TeacherLogitsTask
 from ft_pipeline.store.artifact_files import REPORT_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict, expect_zero
@@ -38,14 +38,14 @@ def define_distillation(chain: Chain) -> list[dg.AssetsDefinition]:
     return [*assets, *_define_students_training(chain, settings)]
 
 
-def _hold_teacher(
+def _specify_teacher(
     chain: Chain, settings: Distillation, inputs: Mapping[str, Artifact]
-) -> HeldModel:
+) -> ModelSpec:
     teacher = settings.teacher
     if teacher.model is None:
-        held = hold_trained(chain, inputs, "finetuned_model")
-        return held.model_copy(update={"precision": teacher.precision})
-    return HeldModel(
+        spec = specify_trained(chain, inputs, "finetuned_model")
+        return spec.model_copy(update={"precision": teacher.precision})
+    return ModelSpec(
         base_model=inputs["teacher_model"].path,
         quantization=teacher.quantization,
         precision=teacher.precision,
@@ -59,9 +59,9 @@ def _define_student(chain: Chain, settings: Distillation) -> dg.AssetsDefinition
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         inputs = drafts[name].inputs
-        model = HeldModel(base_model=inputs["base_model"].path)
+        model = ModelSpec(base_model=inputs["base_model"].path)
         if cut.source == "finetuned":
-            model = hold_trained(chain, inputs, "finetuned_model")
+            model = specify_trained(chain, inputs, "finetuned_model")
         tokens = inputs.get("train_tokens")
         task = PruneTask(
             model=model,
@@ -89,11 +89,11 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        teacher = _hold_teacher(chain, settings, draft.inputs)
+        teacher = _specify_teacher(chain, settings, draft.inputs)
         parts = {k: draft.inputs[k].data_version for k in names if k in draft.inputs}
         task = TeacherLogitsTask(
             teacher=teacher,
-            words_of=draft.inputs["base_model"].path,
+            vocabulary_of=draft.inputs["base_model"].path,
             train_tokens=draft.inputs["train_tokens"].path,
             val_tokens=draft.inputs["val_tokens"].path,
             k=settings.k,
@@ -106,7 +106,7 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
                 "code_version": chain.rule(name).code_version,
                 **draft.ingredients.libraries,
             },
-            afresh=draft.forced,
+            force=draft.forced,
             output=draft.path,
         )
         fill_from_report(draft, run_task(context, chain, task))
@@ -118,7 +118,7 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
         chain,
         name,
         description=f"What the teacher ({'finetuned_model' if own else 'teacher_model'}) answers "
-        f"at each trained position of `train_tokens`: the {settings.k} likeliest words with their "
+        f"at each trained position of `train_tokens`: the {settings.k} likeliest tokens with their "
         f"log-probabilities, and the mass of all others at T = {settings.temperature:g}. Asked "
         "once; answers are kept by row, so new rows cost only their own.",
         kinds={"pytorch", "arrow"},
@@ -127,13 +127,13 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
 
 
 def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.AssetsDefinition]:
-    def find_teaching(inputs: Mapping[str, Artifact]) -> Teaching:
+    def find_distillation_inputs(inputs: Mapping[str, Artifact]) -> DistillationInputs:
         stored = settings.teacher.mode == "stored"
-        return Teaching(
+        return DistillationInputs(
             settings=settings,
-            words_of=inputs["base_model"].path,
+            vocabulary_of=inputs["base_model"].path,
             logits=inputs["teacher_logits"].path if stored else None,
-            teacher=None if stored else _hold_teacher(chain, settings, inputs),
+            teacher=None if stored else _specify_teacher(chain, settings, inputs),
         )
 
     output = describe_output(settings.training)
@@ -147,7 +147,7 @@ def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.A
             chain,
             "distilled_model",
             f"{output}: `student_model` taught by the teacher ({learned}).",
-            find_teaching,
+            find_distillation_inputs,
         ),
         define_training_of(
             chain,
@@ -160,7 +160,7 @@ def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.A
 
 def _outside_is_a_mass(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     inside = artifact.read_json(REPORT_FILE)["mass_inside_mean"]
-    message = f"the words that are kept have {inside:.1%} of the mass on average"
+    message = f"the tokens that are kept have {inside:.1%} of the mass on average"
     return Verdict(0 < inside <= 1 + 1e-6, message)
 
 
@@ -172,7 +172,7 @@ LOGITS_CHECKS = [
     ),
     Check(
         "mass_is_between_zero_and_one",
-        "The words that are kept have a share of the mass, and the others the rest.",
+        "The tokens that are kept have a share of the mass, and the others the rest.",
         _outside_is_a_mass,
     ),
 ]

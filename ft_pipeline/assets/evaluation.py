@@ -13,14 +13,14 @@ import dagster as dg
 
 from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
-from ft_pipeline.assets.training import hold_trained, hold_trained_base
+from ft_pipeline.assets.training import specify_base, specify_trained
 from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.evaluation.compare import COMPARISON_FILE, compare_models
 from ft_pipeline.evaluation.recovery import ENOUGH_RECOVERED, explain_recovery, measure_recovery
 from ft_pipeline.evaluation.report import render_table
 from ft_pipeline.graph.asset_rules import EVALUATED
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, ModelSpec
 from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE, SET_FILE
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.checks import Check, Verdict
@@ -75,9 +75,9 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
     return define(chain, specs, {}, work, pool=GPU_POOL)
 
 
-def _hold(chain: Chain, name: str, draft: Draft) -> HeldModel:
+def _hold(chain: Chain, name: str, draft: Draft) -> ModelSpec:
     model, trained = EVALUATED[name]
-    return (hold_trained if trained else hold_trained_base)(chain, draft.inputs, model.name)
+    return (specify_trained if trained else specify_base)(chain, draft.inputs, model.name)
 
 
 def _define_comparison(chain: Chain) -> dg.AssetsDefinition:

@@ -21,8 +21,8 @@ from ft_pipeline.graph.lookup import Lookup
 from ft_pipeline.graph.side_files import hash_local_model
 from ft_pipeline.process.tasks import (
     BaseModelTask,
-    HeldModel,
-    Teaching,
+    DistillationInputs,
+    ModelSpec,
     TokensOutput,
     TokensTask,
     TrainTask,
@@ -54,11 +54,11 @@ def define_base_model(
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
-        words_of = draft.inputs.get("base_model")
+        vocabulary_of = draft.inputs.get("base_model")
         task = BaseModelTask(
             choice=choice,
             field=field,
-            words_of=words_of.path if words_of else None,
+            vocabulary_of=vocabulary_of.path if vocabulary_of else None,
             folder=chain.project.root / Path(choice.path).expanduser() if choice.path else None,
             output=draft.path,
         )
@@ -136,9 +136,12 @@ def define_training_of(
     chain: Chain,
     name: str,
     description: str,
-    find_teaching: Callable[[Mapping[str, Artifact]], Teaching] | None = None,
+    find_distillation_inputs: Callable[[Mapping[str, Artifact]], DistillationInputs] | None = None,
 ) -> dg.AssetsDefinition:
-    """Define a model that is trained; `find_teaching`: what it learns from besides its tokens."""
+    """Define a model that is trained.
+
+    `find_distillation_inputs` says what it learns from besides its tokens.
+    """
     settings = chain.training(name)
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
@@ -151,7 +154,9 @@ def define_training_of(
             train_tokens=draft.inputs["train_tokens"].path,
             val_tokens=validation.path if validation else None,
             settings=settings,
-            teaching=find_teaching(draft.inputs) if find_teaching else None,
+            distillation=find_distillation_inputs(draft.inputs)
+            if find_distillation_inputs
+            else None,
             output=draft.path,
             checkpoints=draft.checkpoints,
         )
@@ -170,7 +175,7 @@ def define_training_of(
         draft.metadata["learning_rate_curve"] = {"picture": LEARNING_RATE_PICTURE}
         worst = report["metadata"].pop("worst_examples")
         draft.metadata["worst_examples"] = {"markdown": preview_table(worst)}
-        del report["metadata"]["memory_ladder"]  # it is among what was resolved
+        del report["metadata"]["memory_fallbacks"]  # it is among what was resolved
         fill_from_report(draft, report)
         if estimated is not None:
             draft.metadata.update(estimated[1].describe())
@@ -185,10 +190,10 @@ def define_training_of(
     return define(chain, {name: described}, {name: MODEL_CHECKS}, work, pool=GPU_POOL)
 
 
-def hold_trained_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> HeldModel:
-    """Return base_model, or what `name` was trained from, held as in its training."""
+def specify_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> ModelSpec:
+    """Return base_model, or what `name` was trained from, loaded as in its training."""
     training = chain.training(name)
-    return HeldModel(
+    return ModelSpec(
         base_model=inputs[chain.trained_from(name)].path,
         quantization=training.base_quantization,
         double_quantization=training.double_quantization,
@@ -196,9 +201,9 @@ def hold_trained_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -
     )
 
 
-def hold_trained(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> HeldModel:
-    """Return a trained model on its base, held as in its training."""
-    base = hold_trained_base(chain, inputs, name)
+def specify_trained(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> ModelSpec:
+    """Return a trained model on its base, loaded as in its training."""
+    base = specify_base(chain, inputs, name)
     return base.model_copy(update={"adapter": inputs[name].path})
 
 

@@ -80,8 +80,8 @@ def run_in_group(
     """Run a command in a process group of its own; return its exit code and its last lines.
 
     Its output goes to this process's standard error and to `folder / "worker.log"`. When this
-    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to leave (a training whose
-    steps take longer says so in leaving.json), then its group SIGTERM and SIGKILL.
+    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to shut down (a training whose
+    steps take longer says so in shutdown.json), then its group SIGTERM and SIGKILL.
     """
     progress = "bar" if sys.stderr.isatty() else "lines"
     process = subprocess.Popen(
@@ -103,7 +103,7 @@ def run_in_group(
             stack.enter_context(_reaper_of(process.pid, folder))
             _wait(process)
         except BaseException:
-            _ask_to_leave(process, folder)
+            _ask_to_shut_down(process, folder)
             raise
         finally:
             end_group(process.pid, lambda: 2.0)  # grandchildren that outlived the worker
@@ -170,9 +170,9 @@ def _wait(process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.05)
 
 
-def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _ask_to_shut_down(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     """Send SIGTERM and wait: a training writes a checkpoint first, and may need a step for it."""
-    logger.info("interrupted: asking the worker to leave (up to %.0f s)", GRACE_SECONDS)
+    logger.info("interrupted: asking the worker to shut down (up to %.0f s)", GRACE_SECONDS)
     process.terminate()
     start = time.monotonic()
     while process.poll() is None and time.monotonic() - start < read_grace(
@@ -182,7 +182,7 @@ def _ask_to_leave(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     try:
         read_needs(str(folder))
     except ValueError as error:
-        logger.warning("%s; the worker had %.0f s to leave", error, GRACE_SECONDS)
+        logger.warning("%s; the worker had %.0f s to shut down", error, GRACE_SECONDS)
 
 
 def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:

@@ -3,7 +3,7 @@
 Started by `launch.py` beside each worker as a script of its own, so that even SIGKILL of the
 launcher leaves nothing behind. Usage: `python reaper.py <process group> <grace seconds> <run
 folder>`; standard input is a pipe whose other end only the launcher holds, and closes when it ends,
-however it ends. A training that needs longer for its checkpoint says so in `leaving.json`.
+however it ends. A training that needs longer for its checkpoint says so in `shutdown.json`.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-NEEDS_FILE = "leaving.json"
+NEEDS_FILE = "shutdown.json"
 
 
 def group_exists(group: int) -> bool:

@@ -24,8 +24,8 @@ TASK_FILE = "config.json"
 LOG_FILE = "worker.log"
 
 
-class HeldModel(Section):
-    """A model as it is held in memory: a base, with an adapter or a whole model instead."""
+class ModelSpec(Section):
+    """How a model is loaded: a base, with an adapter or a whole model instead."""
 
     base_model: Path = Field(description="Artifact of base_model, or one like it.")
     adapter: Path | None = Field(
@@ -42,7 +42,7 @@ class BaseModelTask(Section):
     name: ClassVar[str] = "base_model"
     choice: BaseModelChoice
     field: str = Field(default="base_model", description="Where the recipe names it, for errors.")
-    words_of: Path | None = Field(
+    vocabulary_of: Path | None = Field(
         default=None, description="Artifact of the model whose vocabulary it must have."
     )
     folder: Path | None = Field(default=None, description="Where `choice.path` is, resolved.")
@@ -69,7 +69,7 @@ class PruneTask(Section):
     """Cut a smaller model out of a larger one."""
 
     name: ClassVar[str] = "prune"
-    model: HeldModel
+    model: ModelSpec
     settings: Prune
     train_tokens: Path | None = Field(
         default=None, description="Artifact of train_tokens, where importance is measured."
@@ -81,8 +81,10 @@ class TeacherLogitsTask(Section):
     """Let a teacher answer at every trained position, once."""
 
     name: ClassVar[str] = "teacher_logits"
-    teacher: HeldModel
-    words_of: Path = Field(description="Artifact of base_model, whose tokenizer made the tokens.")
+    teacher: ModelSpec
+    vocabulary_of: Path = Field(
+        description="Artifact of base_model, whose tokenizer made the tokens."
+    )
     train_tokens: Path
     val_tokens: Path
     k: int
@@ -90,19 +92,21 @@ class TeacherLogitsTask(Section):
     log_probs: str
     cache: Path = Field(description="Folder of the row cache.")
     identity: dict[str, str] = Field(
-        description="Who the teacher is: data versions of its parts, how it is held, code."
+        description="Who the teacher is: data versions of its parts, how it is loaded, code."
     )
-    afresh: bool = Field(default=False, description="Ask again what the row cache knows.")
+    force: bool = Field(default=False, description="Ask again what the row cache knows.")
     output: Path
 
 
-class Teaching(Section):
+class DistillationInputs(Section):
     """What a distilled model learns from besides its tokens."""
 
     settings: Distillation
-    words_of: Path = Field(description="Artifact of base_model, whose tokenizer made the tokens.")
+    vocabulary_of: Path = Field(
+        description="Artifact of base_model, whose tokenizer made the tokens."
+    )
     logits: Path | None = Field(default=None, description="Artifact of teacher_logits.")
-    teacher: HeldModel | None = Field(default=None, description="The teacher in the loop.")
+    teacher: ModelSpec | None = Field(default=None, description="The teacher in the loop.")
 
 
 class TrainTask(Section):
@@ -120,7 +124,9 @@ class TrainTask(Section):
         default=None, description="Artifact of val_tokens, where the recipe evaluates meanwhile."
     )
     settings: Training
-    teaching: Teaching | None = Field(default=None, description="Null: plain cross-entropy.")
+    distillation: DistillationInputs | None = Field(
+        default=None, description="Null: plain cross-entropy."
+    )
     output: Path
     checkpoints: Path = Field(description="Folder of this fingerprint's checkpoints.")
     run_folder: Path | None = Field(default=None, description="Where config.json lies.")
@@ -129,7 +135,7 @@ class TrainTask(Section):
 class EvaluatedModel(Section):
     """One model to evaluate."""
 
-    model: HeldModel
+    model: ModelSpec
     output: Path
 
 

@@ -27,6 +27,9 @@ LEARNING_RATE_PICTURE = f"{META}/learning_rate.png"
 
 LOGITS_FILE = "logits.arrow"
 LOGITS_EXAMPLES_FILE = "examples.arrow"
+TAIL_MASS = (
+    "outside"  # its column: the mass of the tokens beyond the k; named so since its first store
+)
 
 LOSSES_FILE = "losses.jsonl"
 GENERATIONS_FILE = "generations.jsonl"

@@ -2,7 +2,7 @@
 
 Started by the launcher through Dagster Pipes, or by hand to repeat a step from its config.json.
 By hand, an output folder that is gone (it was published into the store) is made again below the
-run folder, and the result is printed. Exit codes: 0 done, 1 failed, 143 asked to leave.
+run folder, and the result is printed. Exit codes: 0 done, 1 failed, 143 asked to shut down.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from ft_pipeline.process.tasks import (
     TrainTask,
     WorkerTask,
 )
-from ft_pipeline.worker.shutdown import Leaving
+from ft_pipeline.worker.shutdown import GracefulShutdown
 
 RUNNERS = {
     BaseModelTask.name: "ft_pipeline.worker.models.base_model",
@@ -71,9 +71,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _shut_down)
     # Named by the launcher: where it was killed already, this process has another parent.
-    _leave_with_parent(int(os.environ.pop("FT_PARENT", os.getppid())))
+    _end_with_parent(int(os.environ.pop("FT_PARENT", os.getppid())))
     by_hand = not PipesEnvVarParamsLoader().is_dagster_pipes_process()
     try:
         task = _read_task(arguments.task, arguments.config)
@@ -87,7 +87,7 @@ def main() -> int:
             return 0
         with open_dagster_pipes() as pipes:
             return _run_for_dagster(task, pipes)
-    except Leaving:
+    except GracefulShutdown:
         return 128 + signal.SIGTERM
     except PipelineError as error:
         logger.error("%s", error)
@@ -97,7 +97,7 @@ def main() -> int:
 def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
     try:
         pipes.report_custom_message({"report": _run(task)})
-    except Leaving as error:
+    except GracefulShutdown as error:
         pipes.report_custom_message({"error": str(error)})
         return 128 + signal.SIGTERM
     except PipelineError as error:
@@ -168,12 +168,12 @@ def _redirect_output(task: WorkerTask, folder: Path) -> WorkerTask:
     return moved
 
 
-def _leave(_sign: int, _frame: object) -> None:
-    logger.info("asked to leave")
+def _shut_down(_sign: int, _frame: object) -> None:
+    logger.info("asked to shut down")
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _leave_with_parent(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """End this process soon after its parent has gone."""
 
     def watch() -> None:

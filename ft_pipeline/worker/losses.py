@@ -2,8 +2,8 @@
 
 The language-model head is applied to trained positions only, a chunk of them at a time, and the
 gradient of each chunk is made beside its loss. So [tokens, vocabulary] is never there in float32 as
-a whole, forward or backward (at 128,256 words that is 0.5 GB for a thousand tokens, and as much
-again for the gradient), and no logits are made twice. The idea is Liger's fused linear
+a whole, forward or backward (at a vocabulary of 128,256 that is 0.5 GB for a thousand tokens, and
+as much again for the gradient), and no logits are made twice. The idea is Liger's fused linear
 cross-entropy (arXiv 2410.10989); here it serves any loss that knows its gradient, on any device.
 """
 
@@ -126,8 +126,8 @@ def _is_plain(head: Any, logits: torch.Tensor) -> bool:
 
 def cut_positions(hidden: torch.Tensor, head: Any) -> list[slice]:
     """Return parts of the positions whose logits are not more than CHUNK_ELEMENTS."""
-    words = int(getattr(head, "out_features", 0) or head(hidden[:1]).shape[-1])
-    size = max(1, CHUNK_ELEMENTS // words)
+    vocab_size = int(getattr(head, "out_features", 0) or head(hidden[:1]).shape[-1])
+    size = max(1, CHUNK_ELEMENTS // vocab_size)
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 

@@ -1,6 +1,6 @@
-"""Being asked to leave: SIGTERM sets a flag, so that a training can write its checkpoint first.
+"""Graceful shutdown: SIGTERM sets a flag, so that a training can write its checkpoint first.
 
-Launcher and reaper wait for the seconds in `leaving.json` of the run folder, if they are more than
+Launcher and reaper wait for the seconds in `shutdown.json` of the run folder, if they are more than
 their own.
 """
 
@@ -17,12 +17,12 @@ from ft_pipeline.process.reaper import NEEDS_FILE
 logger = logging.getLogger("ft_pipeline.worker")
 
 
-class Leaving(Exception):
+class GracefulShutdown(Exception):
     """The run was asked to end, and has written its checkpoint."""
 
 
-class Leave:
-    """Whether this process was asked to leave.
+class ShutdownRequest:
+    """Whether this process was asked to shut down.
 
     Further signals change nothing: launcher, reaper and the watch for the parent may all send one,
     and whoever asks sends SIGKILL when the announced time is over.
@@ -56,7 +56,7 @@ class Leave:
         if self.asked:
             return
         self.asked = True
-        logger.info("asked to leave: writing a checkpoint after this step")
+        logger.info("asked to shut down: writing a checkpoint after this step")
         self._announce()
 
     def _announce(self) -> None:

@@ -132,7 +132,7 @@ import signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 def save(*_):
-    (folder / "leaving.json").write_text('{"seconds": 20}')
+    (folder / "shutdown.json").write_text('{"seconds": 20}')
     time.sleep(3)
     (folder / "checkpoint").touch()
     sys.exit(143)
@@ -182,7 +182,7 @@ MUMBLING = """
 import signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: (folder / "leaving.json").write_text('{"seconds": 4'))
+signal.signal(signal.SIGTERM, lambda *_: (folder / "shutdown.json").write_text('{"seconds": 4'))
 (folder / "pids").write_text("ready")
 while True:
     time.sleep(600)
@@ -206,7 +206,7 @@ def test_the_launcher_names_an_announcement_that_it_cannot_understand(tmp_path: 
     wait_until((tmp_path / "pids").exists)
     parent.send_signal(signal.SIGINT)
     _, said = parent.communicate(timeout=30)
-    assert f'{tmp_path}/leaving.json: expected {{"seconds": 40.0}}' in said
+    assert f'{tmp_path}/shutdown.json: expected {{"seconds": 40.0}}' in said
     wait_until(lambda: not find_processes(tmp_path))
 
 

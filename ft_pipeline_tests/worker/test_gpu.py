@@ -206,7 +206,7 @@ def train_limited(config: Path, megabytes: float) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_training_that_does_not_fit_goes_down_the_ladder(
+def test_a_training_that_does_not_fit_falls_back_to_smaller_passes(
     inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     long = write_long_examples(inputs, tmp_path, 900)
@@ -215,13 +215,13 @@ def test_a_training_that_does_not_fit_goes_down_the_ladder(
     code, log = train_limited(config, 0.7 * whole.report["peak_memory_mb"])
     assert code == 0, log[-3000:]
     report = Trained(tmp_path / "small", 0, log).report
-    outcomes = [rung["outcome"] for rung in report["memory_ladder"]]
+    outcomes = [fallback["outcome"] for fallback in report["memory_fallbacks"]]
     assert (outcomes[0], outcomes[-1]) == ("out of memory", "fits")
     assert report["batch_size"] * report["gradient_accumulation"] == 32 > report["batch_size"]
     assert report["final_loss"] == pytest.approx(whole.report["final_loss"], rel=1e-4)
 
 
-def test_a_training_that_fits_on_no_rung_shows_what_was_tried(
+def test_a_training_that_fits_by_no_fallback_shows_what_was_tried(
     inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     long = write_long_examples(inputs, tmp_path, 2000)

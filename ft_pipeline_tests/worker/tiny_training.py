@@ -10,7 +10,7 @@ from typing import Any
 
 from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.config.recipe import Training
-from ft_pipeline.process.tasks import Teaching, TrainTask
+from ft_pipeline.process.tasks import DistillationInputs, TrainTask
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 
 SETTINGS: dict[str, Any] = {
@@ -82,7 +82,10 @@ def make_granite() -> Any:
 
 
 def write_task(
-    inputs: WorkerInputs, folder: Path, teaching: Teaching | None = None, **settings: Any
+    inputs: WorkerInputs,
+    folder: Path,
+    distillation: DistillationInputs | None = None,
+    **settings: Any,
 ) -> Path:
     """Write config.json of a training, as the launcher does; return it."""
     (folder / "output" / "meta").mkdir(parents=True, exist_ok=True)
@@ -92,7 +95,7 @@ def write_task(
         train_tokens=inputs.train_tokens,
         val_tokens=inputs.val_tokens if chosen.eval_steps else None,
         settings=chosen,
-        teaching=teaching,
+        distillation=distillation,
         output=folder / "output",
         checkpoints=folder / "checkpoints",
     )

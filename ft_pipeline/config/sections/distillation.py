@@ -14,7 +14,7 @@ class Teacher(Section):
     model: BaseModelChoice | None = Field(
         default=None,
         description="A model of its own (asset `teacher_model`), whose tokenizer has the base "
-        "model's words; null: the recipe's finetuned_model, merged in memory.",
+        "model's vocabulary; null: the recipe's finetuned_model, merged in memory.",
     )
     quantization: Literal["none", "int8", "nf4"] = Field(
         default="none", description="How a teacher of its own is held in memory."
@@ -69,7 +69,7 @@ class Student(Section):
     """Who learns (asset `student_model`). Exactly one of the two is given."""
 
     model: BaseModelChoice | None = Field(
-        default=None, description="A smaller model with the base model's words."
+        default=None, description="A smaller model with the base model's vocabulary."
     )
     prune: Prune | None = Field(default=None, description="Cut out of the recipe's own model.")
 
@@ -88,7 +88,7 @@ class Distillation(Section):
     temperature: float = Field(
         default=1.0,
         gt=0,
-        description="T: both distributions are softmax(logits / T). Above 1 the k likeliest words "
+        description="T: both distributions are softmax(logits / T). Above 1 the k likeliest tokens "
         "hold less of the mass: with stored logits take a larger k (docs/distillation.md).",
     )
     alpha: float = Field(
@@ -100,11 +100,11 @@ class Distillation(Section):
         "(2306.13649) need the teacher's whole answer: teacher.mode online.",
     )
     k: int = Field(
-        default=64, ge=1, description="stored: so many of the likeliest words are kept a position."
+        default=64, ge=1, description="stored: so many of the likeliest tokens are kept a position."
     )
     tail: Literal["bucket", "renormalize"] = Field(
         default="bucket",
-        description="stored: the words outside the k are one bucket with its true mass, or are "
+        description="stored: the tokens beyond the k are one bucket with its true mass, or are "
         "left out and the k renormalized (docs/distillation.md).",
     )
     log_probs: Literal["float16", "float32"] = Field(

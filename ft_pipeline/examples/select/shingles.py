@@ -143,7 +143,7 @@ def _to_words(questions: pa.Array) -> pa.Array:
     """Return the questions' words, separated by blanks."""
     plain = pc.string_is_ascii(questions)
     if not pc.all(plain).as_py():
-        odd = [_words_of(text) for text in questions.filter(pc.invert(plain)).to_pylist()]
+        odd = [_vocabulary_of(text) for text in questions.filter(pc.invert(plain)).to_pylist()]
         questions = pc.replace_with_mask(questions, pc.invert(plain), pa.array(odd, pa.string()))
     offsets = np.frombuffer(questions.buffers()[1], np.int32)
     start, end = questions.offset, questions.offset + len(questions)
@@ -159,7 +159,7 @@ def _to_words(questions: pa.Array) -> pa.Array:
     return pc.if_else(nothing, pc.replace_substring(questions, " ", "_"), trimmed)
 
 
-def _words_of(text: str) -> str:
+def _vocabulary_of(text: str) -> str:
     spaced = _WITHOUT_SPACES.sub(r" \1 ", text.casefold())
     return " ".join("".join(c if _belongs_to_word(c) else " " for c in spaced).split()) or text
 

@@ -5,12 +5,12 @@
 for each trained token (Hinton et al., arXiv 1503.02531; T² keeps the gradients' size as T changes).
 Its second part is forward KL plus the teacher's entropy, which has no gradient.
 
-The teacher is stored (its k likeliest words and the mass of all others) or in the loop (its whole
-logits). Of a stored teacher the words outside the k are one *bucket* with its true mass m: the
-loss is −Σ_{i∈k} p_i log q_i − m log(1 − Σ_{i∈k} q_i). At a logit outside its gradient is
-q_j (1 − m / q_outside) / T: nothing moves between the words outside, and nothing pushes them down
-once the student's mass there is m. `renormalize` spreads m over the k words: p_i / Σ p, a sharper
-target, and every word outside is pushed down by q_j / T. docs/distillation.md has measurements.
+The teacher is stored (its k likeliest tokens and the mass of all others) or in the loop (its whole
+logits). Of a stored teacher the tokens beyond the k are one *bucket* with its true mass m: the
+loss is −Σ_{i∈k} p_i log q_i − m log(1 − Σ_{i∈k} q_i). At a logit beyond the k its gradient is
+q_j (1 − m / q_tail) / T: nothing moves between the tokens beyond, and nothing pushes them down
+once the student's mass there is m. `renormalize` spreads m over the k tokens: p_i / Σ p, a sharper
+target, and every token beyond the k is pushed down by q_j / T. Measured: docs/distillation.md.
 """
 
 from dataclasses import dataclass
@@ -26,32 +26,32 @@ from ft_pipeline.worker.losses import Head, LogitLoss, cross_entropy_with
 class StoredAnswers:
     """A teacher's answers at the trained positions of a batch, as they were stored.
 
-    `ids`: int64[trained, k], `log_probs`: float32[trained, k] at T = 1; `outside`:
-    float32[trained], the mass of all other words at the temperature of the loss.
+    `ids`: int64[trained, k], `log_probs`: float32[trained, k] at T = 1; `tail_mass`:
+    float32[trained], the mass of all other tokens at the temperature of the loss.
     """
 
     ids: torch.Tensor
     log_probs: torch.Tensor
-    outside: torch.Tensor
+    tail_mass: torch.Tensor
 
     def distribution(self, temperature: float, tail: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the target: float32[trained, k] and the bucket's mass, float32[trained, 1].
 
-        softmax(z / T) over the k words alone is their share of 1 − m, whatever the others are; so
+        softmax(z / T) over the k tokens alone is their share of 1 − m, whatever the others are; so
         the target sums to one however the log-probabilities were rounded.
         """
         kept = torch.softmax(self.log_probs / temperature, dim=-1)
-        bucket = self.outside[:, None] if tail == "bucket" else torch.zeros_like(kept[:, :1])
+        bucket = self.tail_mass[:, None] if tail == "bucket" else torch.zeros_like(kept[:, :1])
         return kept * (1 - bucket), bucket
 
 
 def stored_loss(
-    targets: torch.Tensor, answers: StoredAnswers, settings: Distillation, words: int
+    targets: torch.Tensor, answers: StoredAnswers, settings: Distillation, vocab_size: int
 ) -> LogitLoss:
     """Return the distillation loss against stored answers, as a loss of logits.
 
-    `targets`: int[trained]; only the first `words` logits take part in the teacher's term, so that
-    padded vocabularies of teacher and student need not be equal.
+    `targets`: int[trained]; only the first `vocab_size` logits take part in the teacher's term, so
+    that padded vocabularies of teacher and student need not be equal.
     """
     temperature, alpha = settings.temperature, settings.alpha
     plain = cross_entropy_with(targets)
@@ -61,28 +61,28 @@ def stored_loss(
         ids, p, m = answers.ids[part], target[part], bucket[part]
         logits -= logits.amax(-1, keepdim=True)
         kept = logits.gather(1, ids) / temperature
-        soft = torch.div(logits[:, :words], temperature).exp_()
+        soft = torch.div(logits[:, :vocab_size], temperature).exp_()
         soft_kept = kept.exp()
         soft.scatter_(1, ids, 0.0)
-        # Summed without the k words, not subtracted: nothing cancels where the mass is small.
-        outside = soft.sum(-1, keepdim=True)
-        total = outside + soft_kept.sum(-1, keepdim=True)
-        safe = outside.clamp(min=torch.finfo(torch.float32).tiny)
+        # Summed without the k vocab_size, not subtracted: nothing cancels where the mass is small.
+        tail_mass = soft.sum(-1, keepdim=True)
+        total = tail_mass + soft_kept.sum(-1, keepdim=True)
+        safe = tail_mass.clamp(min=torch.finfo(torch.float32).tiny)
         losses = -(p * (kept - total.log())).sum(-1)
         losses -= torch.where(m > 0, m * (safe.log() - total.log()), 0.0)[:, 0]
         losses *= (1 - alpha) * temperature**2
         weight = (1 - alpha) * temperature
         unweighted = 1 / total
         if settings.tail == "bucket":
-            unweighted = unweighted - torch.where(outside > 0, m / safe, 0.0)
+            unweighted = unweighted - torch.where(tail_mass > 0, m / safe, 0.0)
         at_kept = weight * (soft_kept / total - p)
         if alpha == 0:
-            gradient = torch.zeros_like(logits) if words < logits.shape[-1] else soft
-            gradient[:, :words] = soft.mul_(weight * unweighted)
+            gradient = torch.zeros_like(logits) if vocab_size < logits.shape[-1] else soft
+            gradient[:, :vocab_size] = soft.mul_(weight * unweighted)
         else:
             of_targets, gradient = plain(logits, part)
             losses += alpha * of_targets
-            gradient.mul_(alpha)[:, :words].addcmul_(soft, weight * unweighted)
+            gradient.mul_(alpha)[:, :vocab_size].addcmul_(soft, weight * unweighted)
         return losses, gradient.scatter_add_(1, ids, at_kept)
 
     return measure
@@ -100,7 +100,7 @@ def online_loss(
     teacher_states: torch.Tensor,
     teacher_head: Head,
     settings: Distillation,
-    words: int,
+    vocab_size: int,
 ) -> LogitLoss:
     """Return the distillation loss against a teacher in the loop, as a loss of logits.
 
@@ -111,11 +111,11 @@ def online_loss(
 
     def measure(logits: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            teacher = teacher_head(teacher_states[part])[:, :words].float() / temperature
+            teacher = teacher_head(teacher_states[part])[:, :vocab_size].float() / temperature
         with torch.enable_grad():
             student = logits.requires_grad_()
             losses = alpha * cross_entropy(student, targets[part], reduction="none")
-            parted = divergence(teacher, student[:, :words] / temperature)
+            parted = divergence(teacher, student[:, :vocab_size] / temperature)
             losses = losses + (1 - alpha) * temperature**2 * parted
             (gradient,) = torch.autograd.grad(losses.sum(), student)
         return losses.detach(), gradient

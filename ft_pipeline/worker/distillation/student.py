@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from ft_pipeline.base.json_files import write_json
-from ft_pipeline.process.tasks import HeldModel, PruneTask
+from ft_pipeline.process.tasks import ModelSpec, PruneTask
 from ft_pipeline.store.artifact_files import BASE_FILE, REPORT_FILE
 from ft_pipeline.worker.data.batches import Record, collate
 from ft_pipeline.worker.data.tokens import read_tokens
@@ -19,7 +19,7 @@ from ft_pipeline.worker.hardware import choose_device, choose_dtype, describe_ha
 from ft_pipeline.worker.inference.evaluate import score
 from ft_pipeline.worker.models.base_model import locate_weights, read_base
 from ft_pipeline.worker.models.loading import load_tokenizer
-from ft_pipeline.worker.models.model_spec import load_held
+from ft_pipeline.worker.models.model_spec import load_model
 from ft_pipeline.worker.models.prune import (
     Importance,
     check_sizes,
@@ -66,9 +66,9 @@ def run(task: PruneTask) -> dict[str, Any]:
     return {"metadata": report, "resolved": resolved}
 
 
-def _load(held: HeldModel, dtype: torch.dtype) -> Any:
+def _load(spec: ModelSpec, dtype: torch.dtype) -> Any:
     """Load the model in 16 or 32 bit, whatever it was trained on: packed weights cannot be cut."""
-    model = load_held(held.model_copy(update={"quantization": "none"}), dtype)
+    model = load_model(spec.model_copy(update={"quantization": "none"}), dtype)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

@@ -10,25 +10,25 @@ import torch
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Distillation
-from ft_pipeline.process.tasks import Teaching
-from ft_pipeline.store.artifact_files import LOGITS_EXAMPLES_FILE, LOGITS_FILE
+from ft_pipeline.process.tasks import DistillationInputs
+from ft_pipeline.store.artifact_files import LOGITS_EXAMPLES_FILE, LOGITS_FILE, TAIL_MASS
 from ft_pipeline.worker.data.batches import Record
 from ft_pipeline.worker.distillation.losses import StoredAnswers, online_loss, stored_loss
 from ft_pipeline.worker.distillation.teacher_logits import count_positions, key_of, read_arrow
 from ft_pipeline.worker.hardware import choose_dtype
 from ft_pipeline.worker.losses import LogitLoss, require_body_and_head, select_trained
-from ft_pipeline.worker.models.model_spec import load_held
-from ft_pipeline.worker.models.vocabulary import count_shared_words, require_room
+from ft_pipeline.worker.models.model_spec import load_model
+from ft_pipeline.worker.models.vocabulary import count_shared_vocabulary, require_room
 
 TEACHER = "teacher_"
 READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
 
 
-class Lesson:
+class TeacherSignal:
     """What the trainer asks: more tensors for a batch, and the loss of its logits."""
 
-    def __init__(self, settings: Distillation, words: int) -> None:
-        self.settings, self.words = settings, words
+    def __init__(self, settings: Distillation, vocab_size: int) -> None:
+        self.settings, self.vocab_size = settings, vocab_size
 
     def tensors(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return what a micro-batch of these examples holds besides its tokens."""
@@ -39,14 +39,14 @@ class Lesson:
         raise AssertionError("of a stored or an online teacher")
 
 
-class StoredLesson(Lesson):
+class StoredSignal(TeacherSignal):
     """Answers out of a teacher_logits artifact, mapped into memory."""
 
     def __init__(
-        self, settings: Distillation, words: int, artifact: Path, records: Sequence[Record]
+        self, settings: Distillation, vocab_size: int, artifact: Path, records: Sequence[Record]
     ) -> None:
         """Raises PipelineError where the answers are of other tokens, or not whole."""
-        super().__init__(settings, words)
+        super().__init__(settings, vocab_size)
         examples = read_arrow(artifact / LOGITS_EXAMPLES_FILE)
         self._positions = read_arrow(artifact / LOGITS_FILE)
         found = {
@@ -84,21 +84,21 @@ class StoredLesson(Lesson):
             f"{TEACHER}log_probs": torch.from_numpy(arrays["log_probs"].astype(np.float32)).reshape(
                 -1, k
             ),
-            f"{TEACHER}outside": torch.from_numpy(table["outside"].to_numpy().astype(np.float32)),
+            f"{TEACHER}tail_mass": torch.from_numpy(table[TAIL_MASS].to_numpy().astype(np.float32)),
         }
 
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
-        names = ("ids", "log_probs", "outside")
+        names = ("ids", "log_probs", "tail_mass")
         answers = StoredAnswers(*(inputs[f"{TEACHER}{name}"] for name in names))
-        return stored_loss(targets, answers, self.settings, self.words)
+        return stored_loss(targets, answers, self.settings, self.vocab_size)
 
 
-class OnlineLesson(Lesson):
+class OnlineSignal(TeacherSignal):
     """A teacher that reads every micro-batch beside the student."""
 
-    def __init__(self, settings: Distillation, words: int, teacher: Any) -> None:
+    def __init__(self, settings: Distillation, vocab_size: int, teacher: Any) -> None:
         """Raises PipelineError where the teacher's logits are more than its head's."""
-        super().__init__(settings, words)
+        super().__init__(settings, vocab_size)
         self._body, self._head = require_body_and_head(teacher, "teacher")
         teacher.requires_grad_(False)
 
@@ -108,7 +108,7 @@ class OnlineLesson(Lesson):
         with _own_dtype(targets):
             hidden = self._body(**read, use_cache=False).last_hidden_state
         states, _ = select_trained(hidden, inputs["labels"])
-        return online_loss(targets, states, self._answer, self.settings, self.words)
+        return online_loss(targets, states, self._answer, self.settings, self.vocab_size)
 
     def _answer(self, states: torch.Tensor) -> torch.Tensor:
         with _own_dtype(states):
@@ -120,21 +120,27 @@ def _own_dtype(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def check_words(teaching: Teaching, student: Path) -> int:
-    """Return the number of words that count. Raises VocabularyMismatch; loads no model."""
-    teacher = teaching.words_of if teaching.teacher is None else teaching.teacher.base_model
-    words = count_shared_words(teaching.words_of, teacher)
-    require_room(student, words, "distillation.student")
-    return words
+def check_vocabulary(distillation: DistillationInputs, student: Path) -> int:
+    """Return the size of the vocabulary that counts. Raises VocabularyMismatch; loads no model."""
+    teacher = (
+        distillation.vocabulary_of
+        if distillation.teacher is None
+        else distillation.teacher.base_model
+    )
+    vocab_size = count_shared_vocabulary(distillation.vocabulary_of, teacher)
+    require_room(student, vocab_size, "distillation.student")
+    return vocab_size
 
 
-def open_lesson(teaching: Teaching, words: int, records: Sequence[Record]) -> Lesson:
+def open_teacher_signal(
+    distillation: DistillationInputs, vocab_size: int, records: Sequence[Record]
+) -> TeacherSignal:
     """Return the stored answers, or load the teacher. Raises PipelineError."""
-    if teaching.logits is not None:
-        return StoredLesson(teaching.settings, words, teaching.logits, records)
-    assert teaching.teacher is not None, "a teaching has logits or a teacher"
-    teacher = load_held(teaching.teacher, choose_dtype(teaching.teacher.precision))
-    return OnlineLesson(teaching.settings, words, teacher)
+    if distillation.logits is not None:
+        return StoredSignal(distillation.settings, vocab_size, distillation.logits, records)
+    assert distillation.teacher is not None, "a distillation has logits or a teacher"
+    teacher = load_model(distillation.teacher, choose_dtype(distillation.teacher.precision))
+    return OnlineSignal(distillation.settings, vocab_size, teacher)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:

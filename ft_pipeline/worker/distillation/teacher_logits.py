@@ -1,15 +1,16 @@
 """What the teacher answers at every trained position, once: asset `teacher_logits`.
 
     logits.arrow    one row a trained position, in the order of train_tokens:
-                    ids: uint16 or uint32 [k]   the likeliest words, the likeliest first
+                    ids: uint16 or uint32 [k]   the likeliest tokens, the likeliest first
                     log_probs: float16 [k]      their log-probabilities at T = 1
-                    outside: float32            the mass of all other words at the temperature T
+                    outside: float32            the mass of all other tokens at the temperature T
                     target: float32             log-probability of the word that the data has
     examples.arrow  one row an example: example_id, key (of its token ids and labels), positions
 
-At k = 64 that is 264 bytes a position (392 above 65,536 words). Answers are kept in the row cache
-by token ids, labels and teacher, so new rows cost only their own forward passes, and a killed run
-continues. Only the words of the tokenizer count; a padded vocabulary's other logits are left out.
+At k = 64 that is 264 bytes a position (392 above a vocabulary of 65,536). Answers are kept in the
+row cache by token ids, labels and teacher, so new rows cost only their own forward passes, and a
+killed run continues. Only the tokens of the tokenizer count; a padded vocabulary's other logits are
+left out.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ from ft_pipeline.store.artifact_files import (
     LOGITS_FILE,
     POSITIONS_TABLE,
     REPORT_FILE,
+    TAIL_MASS,
 )
 from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline.worker.data.batches import Record, collate, cut_batches
@@ -53,8 +55,8 @@ from ft_pipeline.worker.losses import (
     require_body_and_head,
     select_trained,
 )
-from ft_pipeline.worker.models.model_spec import load_held
-from ft_pipeline.worker.models.vocabulary import count_shared_words
+from ft_pipeline.worker.models.model_spec import load_model
+from ft_pipeline.worker.models.vocabulary import count_shared_vocabulary
 
 # Positions a shard of the cache; a kill loses no more.
 SHARD_POSITIONS = 50_000
@@ -80,39 +82,39 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
     Raises PipelineError (VocabularyMismatch) before the teacher is loaded.
     """
     start = monotonic()
-    words = check_teacher(task)
+    vocab_size = check_teacher(task)
     train, val = read_tokens(task.train_tokens), read_tokens(task.val_tokens)
     configuration = {
         **task.identity,
         **task.model_dump(mode="json", include={"k", "temperature", "log_probs"}),
-        "words": words,
+        "words": vocab_size,  # named so in the caches that are there
         "dtype": str(choose_dtype(task.teacher.precision)),
     }
     cache = RowCache.of(task.cache, LOGITS_CACHE, configuration)
     with cache.locked():
-        if task.afresh:
+        if task.force:
             cache.clear()
         known = find_known(cache)
         missing = {key_of(r): r for r in (*train, *val) if key_of(r) not in known}
         if missing:
-            _answer(task, words, missing, cache)
+            _answer(task, vocab_size, missing, cache)
             known = find_known(cache)
     write_logits(task.output, train, known)
     report = _report(task, train, val, known, len(missing))
-    report |= {"words": words, "seconds_answering": round(monotonic() - start, 1)}
+    report |= {"vocab_size": vocab_size, "seconds_answering": round(monotonic() - start, 1)}
     write_json(task.output / REPORT_FILE, report)
     return {"metadata": report, "resolved": describe_hardware()}
 
 
 def check_teacher(task: TeacherLogitsTask) -> int:
-    """Return the number of words. Raises PipelineError where they are not the teacher's as well."""
-    words = count_shared_words(task.words_of, task.teacher.base_model)
-    if task.k > words:
+    """Return the size of the vocabulary. Raises PipelineError where it is not the teacher's."""
+    vocab_size = count_shared_vocabulary(task.vocabulary_of, task.teacher.base_model)
+    if task.k > vocab_size:
         raise PipelineError(
-            f"distillation.k: {task.k}, but the vocabulary has {words} words. Lower it; {words} "
-            "keeps all of them."
+            f"distillation.k: {task.k}, but the vocabulary has {vocab_size} tokens. Lower it; "
+            f"{vocab_size} keeps all of them."
         )
-    return words
+    return vocab_size
 
 
 def read_arrow(file: Path) -> pa.Table:
@@ -154,7 +156,7 @@ def find_known(cache: RowCache) -> dict[bytes, Place]:
 
 
 def _answer(
-    task: TeacherLogitsTask, words: int, missing: dict[bytes, Record], cache: RowCache
+    task: TeacherLogitsTask, vocab_size: int, missing: dict[bytes, Record], cache: RowCache
 ) -> None:
     """Let the teacher read the missing examples, and append its answers shard by shard.
 
@@ -162,7 +164,7 @@ def _answer(
     cut into the same batches again, so that the answers are equal to the last bit on a CPU.
     """
     logger.info("the teacher answers at %d examples", len(missing))
-    model = load_held(task.teacher, choose_dtype(task.teacher.precision))
+    model = load_model(task.teacher, choose_dtype(task.teacher.precision))
     parts = require_body_and_head(model, "teacher")
     order = sorted(missing, key=lambda key: (-len(missing[key]["input_ids"]), key))
     keys: list[bytes] = []
@@ -170,7 +172,7 @@ def _answer(
     done = 0
     for part in cut_batches([len(missing[key]["input_ids"]) for key in order]):
         batch = order[part]
-        tables.append(_answer_batch(task, words, [missing[key] for key in batch], parts))
+        tables.append(_answer_batch(task, vocab_size, [missing[key] for key in batch], parts))
         keys += batch
         done += len(batch)
         if sum(len(t) for t in tables) >= SHARD_POSITIONS or done == len(order):
@@ -188,7 +190,7 @@ def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def _answer_batch(
-    task: TeacherLogitsTask, words: int, records: Sequence[Record], parts: tuple[Any, Head]
+    task: TeacherLogitsTask, vocab_size: int, records: Sequence[Record], parts: tuple[Any, Head]
 ) -> pa.Table:
     body, head = parts
     batch = {n: t.to(choose_device()) for n, t in collate(records, "plain", 0).items()}
@@ -198,44 +200,45 @@ def _answer_batch(
     states, targets = select_trained(hidden, batch["labels"])
     answers = [
         keep_likeliest(
-            head(states[part])[:, :words].float(), targets[part], task.k, task.temperature
+            head(states[part])[:, :vocab_size].float(), targets[part], task.k, task.temperature
         )
         for part in cut_positions(states, head)
     ]
-    ids, kept, outside, target = (
+    ids, kept, tail_mass, target = (
         torch.cat(column).cpu().numpy() for column in zip(*answers, strict=True)
     )
-    return as_table(ids, kept, outside, target, words, np.dtype(task.log_probs))
+    return as_table(ids, kept, tail_mass, target, vocab_size, np.dtype(task.log_probs))
 
 
 def keep_likeliest(
     logits: torch.Tensor, targets: torch.Tensor, k: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids and log-probabilities of the k likeliest words, the others' mass, the target's.
+    """Return ids and log-probabilities of the k likeliest tokens, the others' mass, the target's.
 
-    `logits`: float32[tokens, words], overwritten; `targets`: int64[tokens]. Returns int64[tokens,
-    k], float32[tokens, k] at T = 1, float32[tokens] at `temperature`, float32[tokens].
+    `logits`: float32[tokens, vocab_size], overwritten; `targets`: int64[tokens]. Returns
+    int64[tokens, k], float32[tokens, k] at T = 1, float32[tokens] at `temperature`, and
+    float32[tokens].
     """
     logits -= torch.logsumexp(logits, dim=-1, keepdim=True)
     kept, ids = torch.topk(logits, k, dim=-1)
     of_target = logits.gather(1, targets[:, None])[:, 0]
     soft = logits.div_(temperature).sub_(logits.amax(-1, keepdim=True)).exp_()
     total = soft.sum(-1)
-    outside = soft.scatter_(1, ids, 0.0).sum(-1) / total
-    return ids, kept, outside, of_target
+    tail_mass = soft.scatter_(1, ids, 0.0).sum(-1) / total
+    return ids, kept, tail_mass, of_target
 
 
 def as_table(
     ids: np.ndarray,
     log_probs: np.ndarray,
-    outside: np.ndarray,
+    tail_mass: np.ndarray,
     target: np.ndarray,
-    words: int,
+    vocab_size: int,
     kept_as: np.dtype[Any],
 ) -> pa.Table:
     """Return answers as they are stored: one row a position."""
     lists = {
-        "ids": ids.astype(np.uint16 if words <= 1 << 16 else np.uint32),
+        "ids": ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32),
         "log_probs": np.maximum(log_probs, np.finfo(kept_as).min).astype(kept_as),
     }
     columns = {
@@ -243,7 +246,7 @@ def as_table(
         for name, values in lists.items()
     }
     columns |= {
-        "outside": pa.array(outside, pa.float32()),
+        TAIL_MASS: pa.array(tail_mass, pa.float32()),
         "target": pa.array(target, pa.float32()),
     }
     return pa.table(columns)
@@ -272,7 +275,7 @@ def _report(
 ) -> dict[str, Any]:
     of_train = pa.concat_tables(known[key_of(record)].read() for record in train)
     of_val = pa.concat_tables(known[key_of(record)].read() for record in val)
-    inside = 1 - of_train["outside"].to_numpy()
+    inside = 1 - of_train[TAIL_MASS].to_numpy()
     files = (task.output / LOGITS_FILE, task.output / LOGITS_EXAMPLES_FILE)
     return {
         "examples": len(train),

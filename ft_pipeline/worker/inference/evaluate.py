@@ -26,7 +26,7 @@ from ft_pipeline.base.hashing import META
 from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Generation
-from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, ModelSpec
 from ft_pipeline.store.artifact_files import GENERATIONS_FILE, IGNORED, LOSSES_FILE, REPORT_FILE
 from ft_pipeline.worker.data.batches import collate, cut_batches, pad
 from ft_pipeline.worker.data.tokens import encode, find_opening, read_tokens, render_prompt
@@ -61,14 +61,14 @@ def run(task: EvaluateTask) -> dict[str, Any]:
         start = monotonic()
         losses = score(subject, records, tokenizer.pad_token_id)
         generations = answer(subject, tokenizer, examples, task.generation)
-        held, output = evaluated.model, evaluated.output
+        spec, output = evaluated.model, evaluated.output
         (output / META).mkdir(parents=True, exist_ok=True)
         write_jsonl(output / LOSSES_FILE, losses)
         write_jsonl(output / GENERATIONS_FILE, generations)
-        report = summarize(losses, generations, held.quantization, monotonic() - start)
-        report |= {"parameters": count_weights(subject), "size_mb": measure_size_mb(held)}
+        report = summarize(losses, generations, spec.quantization, monotonic() - start)
+        report |= {"parameters": count_weights(subject), "size_mb": measure_size_mb(spec)}
         write_json(output / REPORT_FILE, report)
-        dtype = name_dtype(choose_dtype(held.precision))
+        dtype = name_dtype(choose_dtype(spec.precision))
         reports[asset] = {"metadata": report, "resolved": {"dtype": dtype, **describe_hardware()}}
         del subject  # before the next one is loaded
     return reports
@@ -80,19 +80,19 @@ def load_each(
     """Give each model loaded; those with the same base, one after the other, share it."""
     base, loaded = None, None
     for asset, evaluated in sorted(models.items(), key=lambda item: str(item[1].model.base_model)):
-        held = evaluated.model
-        dtype = choose_dtype(held.precision)
-        if held.adapter is not None and is_whole_model(held.adapter):
+        spec = evaluated.model
+        dtype = choose_dtype(spec.precision)
+        if spec.adapter is not None and is_whole_model(spec.adapter):
             base, loaded = None, None
             free_memory()
-            yield asset, evaluated, load_whole(held.adapter, dtype).eval()
+            yield asset, evaluated, load_whole(spec.adapter, dtype).eval()
             continue
-        alone = held.model_copy(update={"adapter": None})
+        alone = spec.model_copy(update={"adapter": None})
         if loaded != alone:
             base, loaded = None, None
             free_memory()
             base, loaded = load_unpacked_base(alone, dtype), alone
-        with adapted(base, held.adapter) as subject:
+        with adapted(base, spec.adapter) as subject:
             yield asset, evaluated, subject
             del subject
 
@@ -122,11 +122,11 @@ def count_weights(model: Any) -> int:
     )
 
 
-def measure_size_mb(held: HeldModel) -> float:
+def measure_size_mb(spec: ModelSpec) -> float:
     """Return the size of the safetensors that the model needs, in megabytes."""
-    folders = [] if held.adapter is None else [held.adapter]
-    if held.adapter is None or not is_whole_model(held.adapter):
-        folders.append(locate_weights(held.base_model))
+    folders = [] if spec.adapter is None else [spec.adapter]
+    if spec.adapter is None or not is_whole_model(spec.adapter):
+        folders.append(locate_weights(spec.base_model))
     files = (file for folder in folders for file in folder.glob("*.safetensors"))
     return round(sum(file.stat().st_size for file in files) / 1e6, 3)
 

@@ -18,7 +18,7 @@ from transformers import TextStreamer
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Generation
-from ft_pipeline.process.tasks import GenerateTask, HeldModel
+from ft_pipeline.process.tasks import GenerateTask, ModelSpec
 from ft_pipeline.worker.data.tokens import encode, render_prompt
 from ft_pipeline.worker.hardware import choose_device, choose_dtype
 from ft_pipeline.worker.inference.sampling import choose_sampling
@@ -64,12 +64,12 @@ def load_model(task: GenerateTask) -> Any:
     weights = [choice.weight for choice in task.adapters]
     if weights == [1.0] and is_whole_model(task.adapters[0].folder):
         return load_whole(task.adapters[0].folder, dtype).eval()
-    held = HeldModel(
+    spec = ModelSpec(
         base_model=task.base_model,
         quantization=task.quantization,
         double_quantization=task.double_quantization,
     )
-    adapters = Adapters(load_unpacked_base(held, dtype), task.base_model)
+    adapters = Adapters(load_unpacked_base(spec, dtype), task.base_model)
     names = [f"adapter_{number}" for number in range(1, len(task.adapters) + 1)]
     for name, choice in zip(names, task.adapters, strict=True):
         adapters.load(name, choice.folder)

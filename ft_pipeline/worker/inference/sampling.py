@@ -23,5 +23,5 @@ def choose_sampling(generation: Generation, tokenizer: Any) -> dict[str, Any]:
         "do_sample": True,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
-        "top_k": 0,  # transformers would keep the best 50 words only
+        "top_k": 0,  # transformers would keep the best 50 tokens only
     }

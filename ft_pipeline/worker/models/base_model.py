@@ -43,10 +43,10 @@ def run(task: BaseModelTask) -> dict[str, Any]:
     else:
         base = download_from_hub(task.choice, task.output, task.field)
     write_json(task.output / BASE_FILE, base, sort_keys=True)
-    if task.words_of is not None:
-        from ft_pipeline.worker.models.vocabulary import require_same_words
+    if task.vocabulary_of is not None:
+        from ft_pipeline.worker.models.vocabulary import require_same_vocabulary
 
-        require_same_words(task.words_of, task.output, task.field)
+        require_same_vocabulary(task.vocabulary_of, task.output, task.field)
     return {"metadata": describe(task.output, base), "resolved": {}}
 
 

@@ -98,9 +98,9 @@ def _prepare_with_transformers(base_model: Path, settings: Training, dtype: torc
     from ft_pipeline.worker.models.loading import load_base
 
     # All weights are trained in fp32; autocast computes in the chosen dtype.
-    held = torch.float32 if settings.method == "full" else dtype
+    loaded = torch.float32 if settings.method == "full" else dtype
     quantization, twice = settings.base_quantization, settings.double_quantization
-    model = load_base(base_model, quantization, twice, held)
+    model = load_base(base_model, quantization, twice, loaded)
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         turn_on_checkpointing(model)

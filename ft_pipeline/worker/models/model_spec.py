@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.process.tasks import HeldModel
+from ft_pipeline.process.tasks import ModelSpec
 from ft_pipeline.store.artifact_files import MODEL_CONFIG_FILE
 from ft_pipeline.worker.hardware import choose_device
 from ft_pipeline.worker.models.adapters import Adapters, is_quantized
@@ -18,28 +18,28 @@ def is_whole_model(folder: Path) -> bool:
     return (folder / MODEL_CONFIG_FILE).is_file() and not (folder / ADAPTER_CONFIG_FILE).is_file()
 
 
-def load_unpacked_base(held: HeldModel, dtype: torch.dtype) -> Any:
-    """Load the base as it is held in training.
+def load_unpacked_base(spec: ModelSpec, dtype: torch.dtype) -> Any:
+    """Load the base as it is loaded in training.
 
     NF4 on a CPU is unpacked once, to the same values: bitsandbytes' kernel for evaluation there
     computes in bf16 with other rounding than the training did, and is slower on long inputs.
     """
-    base = load_base(held.base_model, held.quantization, held.double_quantization, dtype)
-    if held.quantization == "nf4" and choose_device() == "cpu":
+    base = load_base(spec.base_model, spec.quantization, spec.double_quantization, dtype)
+    if spec.quantization == "nf4" and choose_device() == "cpu":
         base = base.dequantize(dtype)
     return base.eval()
 
 
-def load_held(held: HeldModel, dtype: torch.dtype) -> Any:
+def load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
     """Load a model with its adapter merged; on a quantized base, and bottlenecks, beside it."""
-    if held.adapter is not None and is_whole_model(held.adapter):
-        return load_whole(held.adapter, dtype).eval()
-    base = load_unpacked_base(held, dtype)
-    if held.adapter is None:
+    if spec.adapter is not None and is_whole_model(spec.adapter):
+        return load_whole(spec.adapter, dtype).eval()
+    base = load_unpacked_base(spec, dtype)
+    if spec.adapter is None:
         return base
-    adapters = Adapters(base, held.base_model)
-    adapters.load("adapter", held.adapter)
+    adapters = Adapters(base, spec.base_model)
+    adapters.load("adapter", spec.adapter)
     adapters.use("adapter")
-    if is_bottleneck(held.adapter) or is_quantized(base):
+    if is_bottleneck(spec.adapter) or is_quantized(base):
         return adapters.base
     return adapters.merge_and_unload().eval()

@@ -9,7 +9,7 @@ from trl import SFTConfig
 
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.worker.hardware import choose_device
-from ft_pipeline.worker.training.memory import Rung
+from ft_pipeline.worker.training.memory import Fallback
 
 # transformers' `constant` would leave out the warm-up.
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -21,8 +21,10 @@ LEFT_OUT = ("output_dir", "logging_dir", "run_name", "hub_token", "push_to_hub_t
 logger = logging.getLogger(__name__)
 
 
-def make_arguments(settings: Training, rung: Rung, dtype: torch.dtype, scratch: Path) -> SFTConfig:
-    """Return the arguments for one rung of the memory ladder.
+def make_arguments(
+    settings: Training, fallback: Fallback, dtype: torch.dtype, scratch: Path
+) -> SFTConfig:
+    """Return the arguments for one fallback of the memory fallbacks.
 
     Logging, evaluation and checkpoints are done by our trainer, so they are off here.
     """
@@ -32,15 +34,15 @@ def make_arguments(settings: Training, rung: Rung, dtype: torch.dtype, scratch: 
         output_dir=str(scratch),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=rung.batch_size,
-        gradient_accumulation_steps=rung.gradient_accumulation,
+        per_device_train_batch_size=fallback.batch_size,
+        gradient_accumulation_steps=fallback.gradient_accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=SCHEDULES[settings.schedule],
         optim=_choose_optimizer(settings, on_gpu),
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=rung.gradient_checkpointing,
+        gradient_checkpointing=fallback.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=autocast and dtype == torch.bfloat16,
         fp16=autocast and dtype == torch.float16,

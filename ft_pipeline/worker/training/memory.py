@@ -1,7 +1,7 @@
-"""When memory is too small: the ladder of smaller forward passes.
+"""When memory is too small: the fallbacks of smaller forward passes.
 
-Each rung halves the micro-batch and doubles the accumulation, so that an optimizer step still has
-the same examples; the last one recomputes activations as well.
+Each fallback halves the micro-batch and doubles the accumulation, so that an optimizer step still
+has the same examples; the last one recomputes activations as well.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ OUT_OF_MEMORY = (
 
 
 @dataclass(frozen=True)
-class Rung:
+class Fallback:
     """One way to divide an optimizer step."""
 
     batch_size: int
@@ -38,8 +38,8 @@ class Rung:
         return {**asdict(self), "outcome": outcome}
 
 
-def list_rungs(settings: Training, start: Rung | None = None) -> list[Rung]:
-    """Return the rungs from the recipe's own down, or from the one of a checkpoint.
+def list_fallbacks(settings: Training, start: Fallback | None = None) -> list[Fallback]:
+    """Return the fallbacks from the recipe's own down, or from the one of a checkpoint.
 
     A batch that is no power of two is halved to the next smaller divisor of it.
     """
@@ -48,10 +48,10 @@ def list_rungs(settings: Training, start: Rung | None = None) -> list[Rung]:
     sizes = [size]
     while sizes[-1] > 1:
         sizes.append(max(d for d in range(1, sizes[-1] // 2 + 1) if sizes[-1] % d == 0))
-    rungs = [Rung(each, effective // each, recomputes) for each in sizes]
+    fallbacks = [Fallback(each, effective // each, recomputes) for each in sizes]
     if not recomputes:
-        rungs.append(Rung(1, effective, True))
-    return rungs[rungs.index(start) :] if start in rungs else rungs
+        fallbacks.append(Fallback(1, effective, True))
+    return fallbacks[fallbacks.index(start) :] if start in fallbacks else fallbacks
 
 
 def is_out_of_memory(error: BaseException) -> bool:

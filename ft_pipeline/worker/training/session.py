@@ -19,15 +19,15 @@ from ft_pipeline.config.steps import plan_steps
 from ft_pipeline.process.tasks import TrainTask
 from ft_pipeline.store.artifact_files import METRICS_FILE
 from ft_pipeline.worker.data.batches import Batching, Record
-from ft_pipeline.worker.distillation.teacher import Lesson
+from ft_pipeline.worker.distillation.teacher import TeacherSignal
 from ft_pipeline.worker.hardware import free_memory
 from ft_pipeline.worker.models.methods import turn_on_checkpointing
 from ft_pipeline.worker.models.parameters import copy_trained, restore_trained
 from ft_pipeline.worker.models.saving import loads_again, save_model, write_worst_examples
-from ft_pipeline.worker.shutdown import Leave
+from ft_pipeline.worker.shutdown import ShutdownRequest
 from ft_pipeline.worker.training.arguments import make_arguments, record_arguments
 from ft_pipeline.worker.training.checkpoints import Checkpoints, step_of
-from ft_pipeline.worker.training.memory import Rung
+from ft_pipeline.worker.training.memory import Fallback
 from ft_pipeline.worker.training.packing import TOLERANCE, keeps_apart
 from ft_pipeline.worker.training.progress import Display, Progress
 from ft_pipeline.worker.training.trainer import (
@@ -58,39 +58,39 @@ class Session:
         dtype: torch.dtype,
         records: list[Record],
         validation: list[Record],
-        leave: Leave,
-        lesson: Lesson | None = None,
+        shutdown: ShutdownRequest,
+        teacher_signal: TeacherSignal | None = None,
     ) -> None:
         self.task, self.settings = task, task.settings
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
-        self.records, self.validation, self.leave = records, validation, leave
-        self.lesson = lesson
+        self.records, self.validation, self.shutdown = records, validation, shutdown
+        self.teacher_signal = teacher_signal
         self.steps = plan_steps(self.settings, len(records))
         self.initial = copy_trained(model)
         self.progress = Progress()
         self.checkpoints = Checkpoints(task.checkpoints, self.settings.keep_checkpoints)
         self.resumed_from: int | None = None
         self.batching: Batching = "plain"
-        self.rung: Rung | None = None
+        self.fallback: Fallback | None = None
         self._example_losses = torch.zeros(len(records))
         logger.info("training: %s", self.steps)
         for note in self.steps.notes:
             logger.info("note: %s", note)
 
-    def checkpointed_rung(self) -> Rung | None:
-        """Return the rung of the memory ladder on which the last checkpoint was written."""
+    def checkpointed_fallback(self) -> Fallback | None:
+        """Return the fallback of the memory fallbacks on which the last checkpoint was written."""
         last = self.checkpoints.find_last()
-        return Rung(**_read_resolved(last)["rung"]) if last else None
+        return Fallback(**_read_resolved(last)["fallback"]) if last else None
 
-    def train(self, rung: Rung) -> None:
-        """Train to the end on one rung of the memory ladder.
+    def train(self, fallback: Fallback) -> None:
+        """Train to the end on one fallback of the memory fallbacks.
 
-        Raises PipelineError for a loss that is no number, Leaving when asked to end.
+        Raises PipelineError for a loss that is no number, GracefulShutdown when asked to end.
         """
-        self.rung = rung
+        self.fallback = fallback
         checkpoint = self.checkpoints.find_last()
         restore_trained(self.model, self.initial)
-        if rung.gradient_checkpointing and not self.settings.gradient_checkpointing:
+        if fallback.gradient_checkpointing and not self.settings.gradient_checkpointing:
             turn_on_checkpointing(self.model)
         self.progress = Progress()
         if checkpoint is not None:
@@ -99,7 +99,7 @@ class Session:
             self._example_losses = read_example_losses(checkpoint)
             logger.info("continuing behind step %d: %s", self.resumed_from, checkpoint)
         with tempfile.TemporaryDirectory(prefix="ft-pipeline-trainer-") as scratch:
-            trainer = self._make_trainer(rung, checkpoint, Path(scratch))
+            trainer = self._make_trainer(fallback, checkpoint, Path(scratch))
             if checkpoint is None:
                 self._try_longest(trainer)
             trainer.monitor.display.begin(self.progress)
@@ -120,22 +120,29 @@ class Session:
         stopped = patience is not None and self.progress.without_best >= patience
         return stopped or self.progress.step >= self.steps.steps
 
-    def _make_trainer(self, rung: Rung, checkpoint: Path | None, scratch: Path) -> FineTuner:
+    def _make_trainer(
+        self, fallback: Fallback, checkpoint: Path | None, scratch: Path
+    ) -> FineTuner:
         self.batching = self._first_choice(checkpoint)
-        arguments = make_arguments(self.settings, rung, self.dtype, scratch)
+        arguments = make_arguments(self.settings, fallback, self.dtype, scratch)
         recorded = record_arguments(arguments)
         write_json(self.task.output / ARGUMENTS_FILE, recorded, sort_keys=True, default=str)
         monitor = Monitor(
             self.progress,
             self.checkpoints,
             Display(self.task.output / METRICS_FILE, self.steps.steps),
-            self.leave,
-            self.leave.expect,
+            self.shutdown,
+            self.shutdown.expect,
             self._example_losses.to(arguments.device),
         )
         pad_id = int(self.tokenizer.pad_token_id or 0)
         work = Work(
-            self.records, self.validation, self.batching, rung.batch_size, pad_id, self.lesson
+            self.records,
+            self.validation,
+            self.batching,
+            fallback.batch_size,
+            pad_id,
+            self.teacher_signal,
         )
         columns = {n: [r[n] for r in self.records[:2]] for n in ("input_ids", "labels")}
         trainer = FineTuner(
@@ -154,7 +161,7 @@ class Session:
             logger.warning("packed sequences would see each other here; grouped is used instead")
             self.batching = "grouped"
             trainer.work = replace(work, batching="grouped")
-        monitor.resolved = {"rung": asdict(rung), "batching": self.batching}
+        monitor.resolved = {"fallback": asdict(fallback), "batching": self.batching}
         return trainer
 
     def _first_choice(self, checkpoint: Path | None) -> Batching:
@@ -173,13 +180,13 @@ class Session:
         states = torch.random.get_rng_state(), torch.cuda.get_rng_state_all()
         lengths = [len(record["input_ids"]) for record in self.records]
         longest = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-        assert self.rung is not None
-        trainer.try_batch(longest[: self.rung.batch_size])
+        assert self.fallback is not None
+        trainer.try_batch(longest[: self.fallback.batch_size])
         torch.random.set_rng_state(states[0])
         torch.cuda.set_rng_state_all(states[1])
 
     def free_memory(self) -> None:
-        """Let go of what a failed rung held."""
+        """Let go of what a failed fallback held."""
         self.model.zero_grad(set_to_none=True)
         free_memory()
 
@@ -188,13 +195,13 @@ class Session:
         records = [record for record in self.progress.records if "loss" in record]
         losses = [record["loss"] for record in records]
         tenth = max(1, len(losses) // 10)
-        assert self.rung is not None
+        assert self.fallback is not None
         report = {
             "method": self.settings.method,
             "quantization": self.settings.base_quantization,
             "dtype": str(self.dtype).removeprefix("torch."),
             "batching": self.batching,
-            **asdict(self.rung),
+            **asdict(self.fallback),
             "effective_batch": self.steps.effective_batch,
             "steps_an_epoch": self.steps.steps_an_epoch,
             "notes": "; ".join(self.steps.notes) or "none",

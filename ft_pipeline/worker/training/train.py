@@ -26,8 +26,8 @@ from ft_pipeline.worker.hardware import (
     peak_memory_mb,
 )
 from ft_pipeline.worker.models.methods import Backend, choose_backend, prepare
-from ft_pipeline.worker.shutdown import Leave
-from ft_pipeline.worker.training.memory import is_out_of_memory, list_rungs, render_attempts
+from ft_pipeline.worker.shutdown import ShutdownRequest
+from ft_pipeline.worker.training.memory import is_out_of_memory, list_fallbacks, render_attempts
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def run(task: TrainTask) -> dict[str, Any]:
     """Train, save and prove that the result loads; return metadata and what was resolved."""
     settings = task.settings
-    of_student = task.tokenizer_of is not None or task.teaching is not None
+    of_student = task.tokenizer_of is not None or task.distillation is not None
     backend = choose_backend(settings, of_student)
     logger.info("back end: %s (%s)", backend.name, backend.reason)
     if backend.name == "unsloth":
@@ -43,51 +43,51 @@ def run(task: TrainTask) -> dict[str, Any]:
     import transformers
 
     from ft_pipeline.worker.data.tokens import read_tokens
-    from ft_pipeline.worker.distillation.teacher import check_words, open_lesson
+    from ft_pipeline.worker.distillation.teacher import check_vocabulary, open_teacher_signal
     from ft_pipeline.worker.models.loading import load_tokenizer
     from ft_pipeline.worker.training.session import Session
 
-    lesson = None
-    words = check_words(task.teaching, task.base_model) if task.teaching else 0
+    teacher_signal = None
+    vocab_size = check_vocabulary(task.distillation, task.base_model) if task.distillation else 0
     dtype = choose_dtype(settings.precision)
     records = read_tokens(task.train_tokens)
     validation = read_tokens(task.val_tokens) if task.val_tokens else []
     longest = max(len(record["input_ids"]) for record in records)
-    if task.teaching is not None:
-        lesson = open_lesson(task.teaching, words, records)
+    if task.distillation is not None:
+        teacher_signal = open_teacher_signal(task.distillation, vocab_size, records)
     transformers.set_seed(settings.seed)
     model = prepare(backend, task.base_model, settings, dtype, longest)
     tokenizer = load_tokenizer(task.tokenizer_of or task.base_model)
     (task.output / META).mkdir(parents=True, exist_ok=True)
-    leave = Leave(task.run_folder)
-    session = Session(task, model, tokenizer, dtype, records, validation, leave, lesson)
-    with leave.listening():
-        attempts = _climb(session, settings)
+    shutdown = ShutdownRequest(task.run_folder)
+    session = Session(task, model, tokenizer, dtype, records, validation, shutdown, teacher_signal)
+    with shutdown.listening():
+        attempts = _fall_back(session, settings)
     report = session.summarize()
     report |= {"backend": backend.name, "backend_reason": backend.reason}
-    report |= {"memory_ladder": attempts, "peak_memory_mb": round(peak_memory_mb())}
+    report |= {"memory_fallbacks": attempts, "peak_memory_mb": round(peak_memory_mb())}
     report |= session.save()
     return _write_report(report, session, backend, dtype)
 
 
-def _climb(session: Any, settings: Training) -> list[dict[str, Any]]:
-    """Train on the first rung of the ladder that fits into memory; return what was tried.
+def _fall_back(session: Any, settings: Training) -> list[dict[str, Any]]:
+    """Train on the first fallback of the fallbacks that fits into memory; return what was tried.
 
-    Raises PipelineError with the table of all rungs where none fits.
+    Raises PipelineError with the table of all fallbacks where none fits.
     """
     attempts: list[dict[str, Any]] = []
-    for rung in list_rungs(settings, session.checkpointed_rung()):
+    for fallback in list_fallbacks(settings, session.checkpointed_fallback()):
         fits = True
         try:
-            session.train(rung)
+            session.train(fallback)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             fits = False
         if fits:
-            return [*attempts, rung.describe("fits")]
-        attempts.append(rung.describe("out of memory"))
-        logger.warning("out of memory with %s; the next rung is tried", rung)
+            return [*attempts, fallback.describe("fits")]
+        attempts.append(fallback.describe("out of memory"))
+        logger.warning("out of memory with %s; the next fallback is tried", fallback)
         session.free_memory()  # not above: until there, the error's frames hold the trainer
     raise PipelineError(
         f"memory is too small for this training. Tried:\n{render_attempts(attempts)}\nLower "
@@ -111,7 +111,7 @@ def _write_report(
         "batch_size": report["batch_size"],
         "gradient_accumulation": report["gradient_accumulation"],
         "gradient_checkpointing": report["gradient_checkpointing"],
-        "memory_ladder": report["memory_ladder"],
+        "memory_fallbacks": report["memory_fallbacks"],
         "seed": settings.seed,
         **describe_hardware(),
     }

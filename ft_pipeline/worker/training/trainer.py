@@ -31,7 +31,7 @@ from ft_pipeline.worker.data.batches import (
     count_tokens,
     count_trained,
 )
-from ft_pipeline.worker.distillation.teacher import READ_BY_MODEL, Lesson
+from ft_pipeline.worker.distillation.teacher import READ_BY_MODEL, TeacherSignal
 from ft_pipeline.worker.hardware import trim_heap
 from ft_pipeline.worker.losses import (
     completion_loss,
@@ -45,7 +45,7 @@ from ft_pipeline.worker.models.parameters import (
     restore_trained,
     switch_to_evaluation,
 )
-from ft_pipeline.worker.shutdown import Leaving
+from ft_pipeline.worker.shutdown import GracefulShutdown
 from ft_pipeline.worker.training.checkpoints import Checkpoints
 from ft_pipeline.worker.training.progress import Display, Progress
 
@@ -68,7 +68,7 @@ class Work:
     batching: Batching
     micro_batch_size: int
     pad_id: int
-    lesson: Lesson | None = None  # what a teacher says; None: plain cross-entropy
+    teacher_signal: TeacherSignal | None = None  # what a teacher says; None: plain cross-entropy
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Monitor:
     progress: Progress
     checkpoints: Checkpoints
     display: Display
-    should_leave: Callable[[], bool] = lambda: False
+    should_shut_down: Callable[[], bool] = lambda: False
     expected_seconds: Callable[[float], None] = lambda seconds: None
     example_losses: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     resolved: dict[str, Any] = field(default_factory=dict)  # what a resumed run must do as well
@@ -91,7 +91,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         super().__init__(**given)
         self.settings, self.work, self.monitor = settings, work, monitor
         self.model_accepts_loss_kwargs = True  # the loss is divided by all tokens of a step here
-        if work.lesson is None:
+        if work.teacher_signal is None:
             self._parts = find_body_and_head(self.model)
         else:
             self._parts = require_body_and_head(self.model, "student")
@@ -136,7 +136,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def _collate(self, chosen: Sequence[tuple[int, Record]]) -> dict[str, torch.Tensor]:
         batch = collate([record for _, record in chosen], self.work.batching, self.work.pad_id)
         numbers = [number for number, _ in chosen]
-        taught = self.work.lesson.tensors(numbers) if self.work.lesson else {}
+        taught = self.work.teacher_signal.tensors(numbers) if self.work.teacher_signal else {}
         return {**batch, **taught, "examples": torch.tensor(numbers)}
 
     def collate_examples(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -170,16 +170,16 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         count = self._step_trained if num_items_in_batch is None else num_items_in_batch
         if self._parts is None:
             return model(**inputs, use_cache=False, num_items_in_batch=count).loss
-        total, losses = self.compute_token_losses(inputs, self.work.lesson)
+        total, losses = self.compute_token_losses(inputs, self.work.teacher_signal)
         self._remember(losses, _number_rows(inputs), examples)
         return total / max(int(count), 1)
 
     def compute_token_losses(
-        self, inputs: dict[str, torch.Tensor], lesson: Lesson | None = None
+        self, inputs: dict[str, torch.Tensor], teacher_signal: TeacherSignal | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the summed loss in nats, with its gradient, and each token's, float32[trained].
 
-        Cross-entropy on the data, or with a lesson the distillation loss.
+        Cross-entropy on the data, or with a teacher_signal the distillation loss.
         """
         assert self._parts is not None
         body, head = self._parts
@@ -187,9 +187,9 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         with self.compute_loss_context_manager(), self._autocast():
             hidden = body(**fed, use_cache=False).last_hidden_state
             states, targets = select_trained(hidden, inputs["labels"])
-            if lesson is None:
+            if teacher_signal is None:
                 return completion_loss(states, targets, head)
-            return sum_losses(states, head, lesson.loss(inputs, targets))
+            return sum_losses(states, head, teacher_signal.loss(inputs, targets))
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
@@ -236,11 +236,11 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
             self.monitor.display.show(record, progress)
         if settings.eval_steps and (progress.step % settings.eval_steps == 0 or last):
             self._evaluate_here()
-        leaving = self.monitor.should_leave() and not last
+        leaving = self.monitor.should_shut_down() and not last
         if leaving or (progress.step % settings.save_steps == 0 and not last) or self._is_best():
             self.save()
         if leaving:
-            raise Leaving(
+            raise GracefulShutdown(
                 f"asked to end at step {progress.step}; its checkpoint is written, and the same "
                 "command continues from there"
             )
@@ -298,7 +298,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self._parts is None:
             loss = self.model(**inputs, use_cache=False).loss
         else:
-            loss, _ = self.compute_token_losses(inputs, self.work.lesson)
+            loss, _ = self.compute_token_losses(inputs, self.work.teacher_signal)
         loss.backward()
         self.model.zero_grad(set_to_none=True)
 

@@ -13,12 +13,16 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Distillation, Prune
-from ft_pipeline.process.tasks import HeldModel, PruneTask, TeacherLogitsTask, Teaching
+from ft_pipeline.process.tasks import DistillationInputs, ModelSpec, PruneTask, TeacherLogitsTask
 from ft_pipeline.worker.distillation import student, teacher_logits
-from ft_pipeline.worker.shutdown import Leaving
+from ft_pipeline.worker.shutdown import GracefulShutdown
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.tiny_training import Trained, train_again, train_here, write_task
-from ft_pipeline_tests.worker.training.test_resume import asked_to_leave_at, assert_equal, kill_at
+from ft_pipeline_tests.worker.training.test_resume import (
+    asked_to_shut_down_at,
+    assert_equal,
+    kill_at,
+)
 
 pytestmark = pytest.mark.slow
 FULL = {"method": "full", "learning_rate": 1e-3, "max_grad_norm": 1.0}
@@ -30,24 +34,26 @@ def pruned(inputs: WorkerInputs, tmp_path_factory: pytest.TempPathFactory) -> Wo
     """The inputs of a training with the tiny model of two layers in place of the base."""
     folder = tmp_path_factory.mktemp("student")
     (folder / "meta").mkdir()
-    model = HeldModel(base_model=inputs.base_model, precision="fp32")
+    model = ModelSpec(base_model=inputs.base_model, precision="fp32")
     settings = Prune(layers=2, method="first")
     student.run(PruneTask(model=model, settings=settings, output=folder))
     return WorkerInputs(folder, inputs.examples, inputs.train_tokens, inputs.val_tokens)
 
 
-def teach(inputs: WorkerInputs, folder: Path, **fields: Any) -> Teaching:
+def teach(inputs: WorkerInputs, folder: Path, **fields: Any) -> DistillationInputs:
     """Return what a student learns from the tiny model: stored (made here), or in the loop."""
     given = {"student": {"prune": {"layers": 2}}, "log_probs": "float32", **fields}
     settings = Distillation.model_validate(given)
-    teacher = HeldModel(base_model=inputs.base_model, precision="fp32")
+    teacher = ModelSpec(base_model=inputs.base_model, precision="fp32")
     if settings.teacher.mode == "online":
-        return Teaching(settings=settings, words_of=inputs.base_model, teacher=teacher)
+        return DistillationInputs(
+            settings=settings, vocabulary_of=inputs.base_model, teacher=teacher
+        )
     output = folder / "teacher_logits"
     (output / "meta").mkdir(parents=True)
     task = TeacherLogitsTask(
         teacher=teacher,
-        words_of=inputs.base_model,
+        vocabulary_of=inputs.base_model,
         train_tokens=inputs.train_tokens,
         val_tokens=inputs.val_tokens,
         k=settings.k,
@@ -58,7 +64,7 @@ def teach(inputs: WorkerInputs, folder: Path, **fields: Any) -> Teaching:
         output=output,
     )
     teacher_logits.run(task)
-    return Teaching(settings=settings, words_of=inputs.base_model, logits=output)
+    return DistillationInputs(settings=settings, vocabulary_of=inputs.base_model, logits=output)
 
 
 def read_losses(trained: Trained) -> torch.Tensor:
@@ -84,11 +90,11 @@ def test_all_words_stored_train_as_a_teacher_in_the_loop_does(
 def test_a_student_comes_nearer_to_its_teacher(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path, method: str
 ) -> None:
-    teaching = teach(inputs, tmp_path, alpha=0.0, k=64)
+    distillation = teach(inputs, tmp_path, alpha=0.0, k=64)
     settings = {**FULL, "method": method, "max_steps": 30}
     if method != "full":
         settings["learning_rate"] = 0.02
-    trained = train_here(write_task(pruned, tmp_path / "run", teaching, **settings))
+    trained = train_here(write_task(pruned, tmp_path / "run", distillation, **settings))
     losses = read_losses(trained)
     assert losses[-5:].mean() < losses[:5].mean()
     assert trained.report["adapter_change"] > 0 and trained.report["adapter_loads"]
@@ -97,12 +103,12 @@ def test_a_student_comes_nearer_to_its_teacher(
 def test_four_by_one_and_one_by_four_are_one_step(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path
 ) -> None:
-    teaching = teach(inputs, tmp_path)
+    distillation = teach(inputs, tmp_path)
     weights = []
     for size in (4, 1):
         # SGD-like: one step of AdamW is a sign, which hides the gradient's size; its norm does not.
         settings = {**FULL, "batch_size": size, "gradient_accumulation": 4 // size, "max_steps": 6}
-        trained = train_here(write_task(pruned, tmp_path / str(size), teaching, **settings))
+        trained = train_here(write_task(pruned, tmp_path / str(size), distillation, **settings))
         weights.append([r["grad_norm"] for r in trained.metrics if "grad_norm" in r])
     assert weights[0] == pytest.approx(weights[1], rel=1e-4)
 
@@ -111,12 +117,12 @@ def test_four_by_one_and_one_by_four_are_one_step(
 def test_a_distillation_that_left_ends_as_an_undisturbed_one(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path, mode: str
 ) -> None:
-    teaching = teach(inputs, tmp_path, teacher={"mode": mode})
+    distillation = teach(inputs, tmp_path, teacher={"mode": mode})
     settings = {**FULL, "max_steps": 30, "gradient_accumulation": 2, "save_steps": 7}
     settings |= {"batching": "grouped", "schedule": "linear"}
-    whole = train_here(write_task(pruned, tmp_path / "whole", teaching, **settings))
-    config = write_task(pruned, tmp_path / "left", teaching, **settings)
-    with pytest.raises(Leaving), asked_to_leave_at(tmp_path / "left/output", 9):
+    whole = train_here(write_task(pruned, tmp_path / "whole", distillation, **settings))
+    config = write_task(pruned, tmp_path / "left", distillation, **settings)
+    with pytest.raises(GracefulShutdown), asked_to_shut_down_at(tmp_path / "left/output", 9):
         train_here(config)
     again = train_here(config)
     assert again.report["resumed_from_step"] >= 9
@@ -126,10 +132,10 @@ def test_a_distillation_that_left_ends_as_an_undisturbed_one(
 def test_a_killed_distillation_ends_as_an_undisturbed_one(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path
 ) -> None:
-    teaching = teach(inputs, tmp_path)
+    distillation = teach(inputs, tmp_path)
     settings = {**FULL, "max_steps": 40, "save_steps": 4}
-    whole = train_here(write_task(pruned, tmp_path / "whole", teaching, **settings))
-    config = write_task(pruned, tmp_path / "killed", teaching, **settings)
+    whole = train_here(write_task(pruned, tmp_path / "whole", distillation, **settings))
+    config = write_task(pruned, tmp_path / "killed", distillation, **settings)
     assert kill_at(config, 10) == -signal.SIGKILL
     assert_equal(train_again(config), whole)
 
@@ -139,8 +145,8 @@ def test_the_validation_loss_is_plain_cross_entropy(
 ) -> None:
     settings = {**FULL, "learning_rate": 1e-9, "max_steps": 2, "eval_steps": 2, "save_steps": 2}
     runs = [
-        train_here(write_task(pruned, tmp_path / name, teaching, **settings))
-        for name, teaching in (("ce", None), ("kd", teach(inputs, tmp_path)))
+        train_here(write_task(pruned, tmp_path / name, distillation, **settings))
+        for name, distillation in (("ce", None), ("kd", teach(inputs, tmp_path)))
     ]
     found = [[r["eval_loss"] for r in run.metrics if "eval_loss" in r] for run in runs]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -150,8 +156,8 @@ def test_the_teachers_weights_are_as_they_were(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path
 ) -> None:
     before = load_file(inputs.base_model / "model.safetensors")
-    teaching = teach(inputs, tmp_path, teacher={"mode": "online"})
-    train_here(write_task(pruned, tmp_path / "run", teaching, **FULL, max_steps=4))
+    distillation = teach(inputs, tmp_path, teacher={"mode": "online"})
+    train_here(write_task(pruned, tmp_path / "run", distillation, **FULL, max_steps=4))
     after = load_file(inputs.base_model / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -159,13 +165,13 @@ def test_the_teachers_weights_are_as_they_were(
 def test_logits_of_other_tokens_end_before_a_model_is_loaded(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teaching = teach(inputs, tmp_path)
+    distillation = teach(inputs, tmp_path)
     others = WorkerInputs(pruned.base_model, inputs.examples, inputs.val_tokens, inputs.val_tokens)
     monkeypatch.setattr(
         "ft_pipeline.worker.models.loading.load_base", lambda *_: pytest.fail("a model was loaded")
     )
     with pytest.raises(PipelineError, match="no answers for example"):
-        train_here(write_task(others, tmp_path / "run", teaching, **FULL))
+        train_here(write_task(others, tmp_path / "run", distillation, **FULL))
     assert os.listdir(tmp_path / "run/output") == ["meta"]
 
 

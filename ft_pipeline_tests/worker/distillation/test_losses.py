@@ -54,8 +54,8 @@ def targets() -> torch.Tensor:
 
 
 def store(logits: torch.Tensor, targets: torch.Tensor, k: int, temperature: float) -> StoredAnswers:
-    ids, kept, outside, _ = keep_likeliest(logits.clone(), targets, k, temperature)
-    return StoredAnswers(ids, kept, outside)
+    ids, kept, tail_mass, _ = keep_likeliest(logits.clone(), targets, k, temperature)
+    return StoredAnswers(ids, kept, tail_mass)
 
 
 def naive(
@@ -69,7 +69,7 @@ def naive(
 def naive_bucket(
     student: torch.Tensor, teacher: torch.Tensor, k: int, t: float, tail: str
 ) -> torch.Tensor:
-    """T² × the cross-entropy to the k likeliest words, with one bucket or renormalized."""
+    """T² × the cross-entropy to the k likeliest tokens, with one bucket or renormalized."""
     p, q = softmax(teacher / t, -1), softmax(student / t, -1)
     ids = teacher.topk(k, -1).indices
     p_kept, q_kept = p.gather(1, ids), q.gather(1, ids)
@@ -220,7 +220,7 @@ def test_a_sure_student_has_a_finite_loss(
 
 def test_rounded_answers_still_sum_to_one(teacher: torch.Tensor, targets: torch.Tensor) -> None:
     answers = store(teacher, targets, 6, 2.0)
-    rounded = StoredAnswers(answers.ids, answers.log_probs.half().float(), answers.outside)
+    rounded = StoredAnswers(answers.ids, answers.log_probs.half().float(), answers.tail_mass)
     for tail in ("bucket", "renormalize"):
         kept, bucket = rounded.distribution(2.0, tail)
         assert torch.allclose(kept.sum(-1) + bucket[:, 0], torch.ones(TOKENS), atol=1e-6)

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
 from ft_pipeline.config.recipe import Distillation
-from ft_pipeline.process.tasks import HeldModel, TeacherLogitsTask
+from ft_pipeline.process.tasks import ModelSpec, TeacherLogitsTask
 from ft_pipeline.worker.data.tokens import read_tokens
 from ft_pipeline.worker.distillation import teacher_logits
-from ft_pipeline.worker.distillation.teacher import OnlineLesson, StoredLesson
+from ft_pipeline.worker.distillation.teacher import OnlineSignal, StoredSignal
 from ft_pipeline.worker.distillation.teacher_logits import run
 from ft_pipeline.worker.models.vocabulary import VocabularyMismatch
 from ft_pipeline_tests.worker.conftest import WorkerInputs
@@ -29,8 +29,8 @@ def make_task(inputs: WorkerInputs, folder: Path, **changes: Any) -> TeacherLogi
     output = folder / "teacher_logits"
     (output / "meta").mkdir(parents=True, exist_ok=True)
     given = {
-        "teacher": HeldModel(base_model=inputs.base_model, precision="fp32"),
-        "words_of": inputs.base_model,
+        "teacher": ModelSpec(base_model=inputs.base_model, precision="fp32"),
+        "vocabulary_of": inputs.base_model,
         "train_tokens": inputs.train_tokens,
         "val_tokens": inputs.val_tokens,
         "k": 8,
@@ -47,9 +47,9 @@ def make_task(inputs: WorkerInputs, folder: Path, **changes: Any) -> TeacherLogi
 def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the examples that real teachers read: one number a forward pass."""
     passes: list[int] = []
-    load = teacher_logits.load_held
+    load = teacher_logits.load_model
 
-    def load_counting(held: HeldModel, dtype: torch.dtype) -> Any:
+    def load_counting(held: ModelSpec, dtype: torch.dtype) -> Any:
         model = load(held, dtype)
         model.register_forward_pre_hook(lambda *_: None)
         model.base_model.register_forward_pre_hook(
@@ -57,28 +57,28 @@ def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         )
         return model
 
-    monkeypatch.setattr(teacher_logits, "load_held", load_counting)
+    monkeypatch.setattr(teacher_logits, "load_model", load_counting)
     return passes
 
 
 def test_answers_are_the_teachers_own(inputs: WorkerInputs, tmp_path: Path) -> None:
     run(make_task(inputs, tmp_path))
     records = read_tokens(inputs.train_tokens)
-    lesson = StoredLesson(SETTINGS, 800, tmp_path / "teacher_logits", records)
+    teacher_signal = StoredSignal(SETTINGS, 800, tmp_path / "teacher_logits", records)
     teacher = AutoModelForCausalLM.from_pretrained(inputs.base_model, dtype=torch.float32).eval()
     for number in (0, 5, len(records) - 1):
         ids, labels = (torch.tensor(records[number][n])[None] for n in ("input_ids", "labels"))
         with torch.no_grad():
             logits = teacher(ids).logits[0, :-1][labels[0, 1:] != -100]
-        found = lesson.tensors([number])
+        found = teacher_signal.tensors([number])
         log_probs = logits.log_softmax(-1)
         assert torch.allclose(
             log_probs.gather(1, found["teacher_ids"]), found["teacher_log_probs"], atol=1e-5
         )
         assert torch.equal(log_probs.topk(8).values[:, :1].argmax(-1), torch.zeros(len(logits)))
         soft = (logits / 2.0).softmax(-1)
-        outside = 1 - soft.gather(1, found["teacher_ids"]).sum(-1)
-        assert torch.allclose(outside, found["teacher_outside"], atol=1e-5)
+        tail_mass = 1 - soft.gather(1, found["teacher_ids"]).sum(-1)
+        assert torch.allclose(tail_mass, found["teacher_tail_mass"], atol=1e-5)
 
 
 def test_sixty_four_words_take_at_most_400_bytes_a_position(
@@ -119,7 +119,7 @@ def test_another_precision_is_asked_again(
 ) -> None:
     run(make_task(inputs, tmp_path / "one", cache=tmp_path / "rows"))
     asked = sum(forward_passes)
-    rounded = HeldModel(base_model=inputs.base_model, precision="bf16")
+    rounded = ModelSpec(base_model=inputs.base_model, precision="bf16")
     run(make_task(inputs, tmp_path / "two", cache=tmp_path / "rows", teacher=rounded))
     assert sum(forward_passes) == 2 * asked
 
@@ -162,7 +162,7 @@ def test_another_tokenizer_is_refused_by_its_first_difference(
     (other / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     (other / "model.safetensors").unlink()  # it is refused before a model is loaded
     with pytest.raises(VocabularyMismatch, match="The first difference: id 500 is"):
-        run(make_task(inputs, tmp_path, teacher=HeldModel(base_model=other)))
+        run(make_task(inputs, tmp_path, teacher=ModelSpec(base_model=other)))
     assert forward_passes == []
 
 
@@ -187,10 +187,10 @@ def test_logits_of_other_tokens_are_refused(inputs: WorkerInputs, tmp_path: Path
     records = read_jsonl(inputs.train_tokens / "tokens.jsonl")
     records[3]["input_ids"][0] += 1
     with pytest.raises(PipelineError, match=f"other tokens for example {records[3]['example_id']}"):
-        StoredLesson(SETTINGS, 800, tmp_path / "teacher_logits", records)
+        StoredSignal(SETTINGS, 800, tmp_path / "teacher_logits", records)
     records[3]["example_id"] = "new"
     with pytest.raises(PipelineError, match="no answers for example new"):
-        StoredLesson(SETTINGS, 800, tmp_path / "teacher_logits", records)
+        StoredSignal(SETTINGS, 800, tmp_path / "teacher_logits", records)
 
 
 def test_truncated_logits_are_refused(inputs: WorkerInputs, tmp_path: Path) -> None:
@@ -201,14 +201,14 @@ def test_truncated_logits_are_refused(inputs: WorkerInputs, tmp_path: Path) -> N
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PipelineError, match="cut off or damaged"):
-        StoredLesson(SETTINGS, 800, artifact, records)
+        StoredSignal(SETTINGS, 800, artifact, records)
     file.write_bytes(whole)
     with pa.ipc.open_file(pa.OSFile(str(file))) as reader:
         table = reader.read_all()
     with pa.ipc.new_file(str(file), table.schema) as writer:
         writer.write_table(table.slice(0, len(table) - 5))
     with pytest.raises(PipelineError, match="it was cut off"):
-        StoredLesson(SETTINGS, 800, artifact, records)
+        StoredSignal(SETTINGS, 800, artifact, records)
 
 
 def test_other_libraries_and_a_forced_build_are_asked_again(
@@ -220,7 +220,7 @@ def test_other_libraries_and_a_forced_build_are_asked_again(
     other = {"base_model": "as it is", "transformers": "9.9"}
     run(make_task(inputs, tmp_path / "two", **shared, identity=other))
     assert sum(forward_passes) == 2 * asked
-    run(make_task(inputs, tmp_path / "three", **shared, afresh=True))
+    run(make_task(inputs, tmp_path / "three", **shared, force=True))
     assert sum(forward_passes) == 3 * asked
     run(make_task(inputs, tmp_path / "four", **shared))
     assert sum(forward_passes) == 3 * asked
@@ -229,13 +229,13 @@ def test_other_libraries_and_a_forced_build_are_asked_again(
 def test_a_teacher_in_the_loop_computes_in_its_own_precision(inputs: WorkerInputs) -> None:
     settings = SETTINGS.model_copy(update={"alpha": 0.0})
     teacher = AutoModelForCausalLM.from_pretrained(inputs.base_model, dtype=torch.float32).eval()
-    lesson = OnlineLesson(settings, 800, teacher)
+    teacher_signal = OnlineSignal(settings, 800, teacher)
     ids = torch.arange(3, 43)[None]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     student = torch.randn(39, 800)
 
     def measure() -> torch.Tensor:
-        return lesson.loss(batch, ids[0, 1:])(student.clone(), slice(0, 39))[0]
+        return teacher_signal.loss(batch, ids[0, 1:])(student.clone(), slice(0, 39))[0]
 
     alone = measure()
     with torch.autocast("cpu", dtype=torch.bfloat16):

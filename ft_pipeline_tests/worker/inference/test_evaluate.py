@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GraniteForCausalLM
 
 from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.config.recipe import Generation
-from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, HeldModel
+from ft_pipeline.process.tasks import EvaluatedModel, EvaluateTask, ModelSpec
 from ft_pipeline.worker.data.tokens import encode, read_tokens, render_prompt
 from ft_pipeline.worker.inference.evaluate import (
     adapted,
@@ -61,7 +61,7 @@ def test_loss_is_the_models_own_where_it_scales_its_logits(inputs: WorkerInputs)
 
 
 def test_a_model_is_let_go_before_the_next_is_loaded(inputs: WorkerInputs, tmp_path: Path) -> None:
-    held = HeldModel(base_model=inputs.base_model, precision="fp32")
+    held = ModelSpec(base_model=inputs.base_model, precision="fp32")
     rounded = held.model_copy(update={"precision": "bf16"})
     models = {
         name: EvaluatedModel(model=model, output=tmp_path)
@@ -122,10 +122,10 @@ def test_whole_models_and_other_bases_are_evaluated_beside_the_base(
     shutil.copytree(inputs.base_model, student)
     other.save_pretrained(student)
     held = {
-        "base": HeldModel(base_model=inputs.base_model, precision="fp32"),
-        "finetuned": HeldModel(base_model=inputs.base_model, adapter=adapter, precision="fp32"),
-        "student": HeldModel(base_model=student, precision="fp32"),
-        "whole": HeldModel(base_model=student, adapter=whole, precision="fp32"),
+        "base": ModelSpec(base_model=inputs.base_model, precision="fp32"),
+        "finetuned": ModelSpec(base_model=inputs.base_model, adapter=adapter, precision="fp32"),
+        "student": ModelSpec(base_model=student, precision="fp32"),
+        "whole": ModelSpec(base_model=student, adapter=whole, precision="fp32"),
     }
     task = EvaluateTask(
         base_model=inputs.base_model,
@@ -157,7 +157,7 @@ def test_one_run_evaluates_several_models(
         generation=Generation(prompts_per_task=1, max_new_tokens=4),
         models={
             name: EvaluatedModel(
-                model=HeldModel(
+                model=ModelSpec(
                     base_model=inputs.base_model,
                     adapter=chosen,
                     quantization=quantization,

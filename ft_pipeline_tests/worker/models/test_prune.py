@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Prune
-from ft_pipeline.process.tasks import HeldModel, PruneTask
+from ft_pipeline.process.tasks import ModelSpec, PruneTask
 from ft_pipeline.worker.distillation.student import run
 from ft_pipeline.worker.models.prune import (
     Importance,
@@ -128,7 +128,7 @@ def test_the_student_is_a_plain_checkpoint(
 ) -> None:
     (tmp_path / "meta").mkdir()
     task = PruneTask(
-        model=HeldModel(base_model=inputs.base_model, precision="fp32"),
+        model=ModelSpec(base_model=inputs.base_model, precision="fp32"),
         settings=Prune.model_validate(
             {"layers": 2, "intermediate_size": 100, "source": source, "calibration_examples": 9}
         ),

@@ -1,4 +1,4 @@
-"""Too little memory: the ladder of smaller forward passes, and the estimate before the start."""
+"""Too little memory: the fallbacks of smaller forward passes, and the estimate before the start."""
 
 import json
 import os
@@ -17,26 +17,30 @@ from ft_pipeline.graph.estimate import (
     estimate_training,
     read_sizes,
 )
-from ft_pipeline.worker.training.memory import Rung, is_out_of_memory, list_rungs
+from ft_pipeline.worker.training.memory import Fallback, is_out_of_memory, list_fallbacks
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.tiny_training import SETTINGS, Trained, train_here, write_task
 
 
 @pytest.mark.parametrize(
-    ("settings", "rungs"),
+    ("settings", "fallbacks"),
     [
         ((4, 4), [(4, 4), (2, 8), (1, 16), (1, 16)]),
         ((6, 1), [(6, 1), (3, 2), (1, 6), (1, 6)]),
         ((1, 8), [(1, 8), (1, 8)]),
     ],
 )
-def test_each_rung_has_the_effective_batch(
-    settings: tuple[int, int], rungs: list[tuple[int, int]]
+def test_each_fallback_has_the_effective_batch(
+    settings: tuple[int, int], fallbacks: list[tuple[int, int]]
 ) -> None:
     size, accumulation = settings
-    found = list_rungs(Training(batch_size=size, gradient_accumulation=accumulation))
-    assert [(rung.batch_size, rung.gradient_accumulation) for rung in found] == rungs
-    assert [rung.gradient_checkpointing for rung in found] == [False] * (len(rungs) - 1) + [True]
+    found = list_fallbacks(Training(batch_size=size, gradient_accumulation=accumulation))
+    assert [
+        (fallback.batch_size, fallback.gradient_accumulation) for fallback in found
+    ] == fallbacks
+    assert [fallback.gradient_checkpointing for fallback in found] == [False] * (
+        len(fallbacks) - 1
+    ) + [True]
 
 
 @pytest.mark.parametrize(
@@ -52,9 +56,12 @@ def test_errors_of_too_little_memory_are_known_by_what_they_say(text: str, expec
     assert is_out_of_memory(RuntimeError(text)) == expected
 
 
-def test_a_resumed_training_begins_on_the_rung_of_its_checkpoint() -> None:
+def test_a_resumed_training_begins_with_the_fallback_of_its_checkpoint() -> None:
     settings = Training(batch_size=4, gradient_accumulation=4)
-    assert list_rungs(settings, Rung(1, 16, False)) == [Rung(1, 16, False), Rung(1, 16, True)]
+    assert list_fallbacks(settings, Fallback(1, 16, False)) == [
+        Fallback(1, 16, False),
+        Fallback(1, 16, True),
+    ]
 
 
 LIMITED = """
@@ -119,7 +126,7 @@ LADDER: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by Linux' rlimit")
-def test_a_training_that_does_not_fit_goes_down_the_ladder(
+def test_a_training_that_does_not_fit_falls_back_to_smaller_passes(
     long_inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     whole = train_here(write_task(long_inputs, tmp_path / "whole", **LADDER))
@@ -127,7 +134,7 @@ def test_a_training_that_does_not_fit_goes_down_the_ladder(
     code, log = train_limited(config, 700)
     assert code == 0, log[-3000:]
     report = Trained(tmp_path / "small", 0, log).report
-    outcomes = [rung["outcome"] for rung in report["memory_ladder"]]
+    outcomes = [fallback["outcome"] for fallback in report["memory_fallbacks"]]
     assert outcomes[0] == "out of memory"
     assert outcomes[-1] == "fits"
     assert report["batch_size"] * report["gradient_accumulation"] == 32
@@ -138,7 +145,7 @@ def test_a_training_that_does_not_fit_goes_down_the_ladder(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited by Linux' rlimit")
-def test_a_training_that_fits_on_no_rung_shows_what_was_tried(
+def test_a_training_that_fits_by_no_fallback_shows_what_was_tried(
     inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     longer = write_long_examples(inputs, tmp_path, 2000)

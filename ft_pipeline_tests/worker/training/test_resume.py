@@ -1,6 +1,6 @@
 """A training that is killed and started again gives, bit for bit, what an undisturbed one gives.
 
-Some trainings are workers killed by SIGKILL, others run here and are asked to leave by SIGTERM,
+Some trainings are workers killed by SIGKILL, others run here and are asked to shut down by SIGTERM,
 which saves the start of a process. On a GPU the last bits may differ: test_gpu.py.
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.process.reaper import read_grace
-from ft_pipeline.worker.shutdown import Leave, Leaving
+from ft_pipeline.worker.shutdown import GracefulShutdown, ShutdownRequest
 from ft_pipeline.worker.training.checkpoints import Checkpoints
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.tiny_training import (
@@ -96,7 +96,7 @@ def test_a_training_that_left_ends_as_an_undisturbed_one(
     whole = train_here(write_task(inputs, tmp_path / "whole", **settings))
     config = write_task(inputs, tmp_path / "left", **settings)
     for step in (5, 14):
-        with pytest.raises(Leaving), asked_to_leave_at(tmp_path / "left/output", step):
+        with pytest.raises(GracefulShutdown), asked_to_shut_down_at(tmp_path / "left/output", step):
             train_here(config)
     again = train_here(config)
     assert again.report["resumed_from_step"] >= 14
@@ -105,7 +105,7 @@ def test_a_training_that_left_ends_as_an_undisturbed_one(
 
 
 @contextmanager
-def asked_to_leave_at(output: Path, step: int) -> Iterator[None]:
+def asked_to_shut_down_at(output: Path, step: int) -> Iterator[None]:
     """Send this process SIGTERM when the training in it has logged a step."""
 
     def ask() -> None:
@@ -125,7 +125,7 @@ def assert_equal(one: Trained, other: Trained) -> None:
     assert one.report["worst_examples"] == other.report["worst_examples"]
 
 
-def test_a_training_that_is_asked_to_leave_writes_a_checkpoint(
+def test_a_training_that_is_asked_to_shut_down_writes_a_checkpoint(
     inputs: WorkerInputs, tmp_path: Path
 ) -> None:
     settings = STEPS | {"save_steps": 1000}
@@ -197,17 +197,17 @@ def test_a_torn_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000250"]
 
 
-def test_who_is_asked_to_leave_announces_how_long_it_takes_and_is_not_hurried(
+def test_who_is_asked_to_shut_down_announces_how_long_it_takes_and_is_not_hurried(
     tmp_path: Path,
 ) -> None:
-    leave = Leave(tmp_path)
-    leave.expect(5)
-    with leave.listening():
+    shutdown = ShutdownRequest(tmp_path)
+    shutdown.expect(5)
+    with shutdown.listening():
         for _ in range(2):  # the reaper's signal, and that of the watch for the parent
             os.kill(os.getpid(), signal.SIGTERM)
-        assert leave()
+        assert shutdown()
         assert read_grace(str(tmp_path), least=10) == 30
-        leave.expect(40)  # an evaluation turns out to be long
+        shutdown.expect(40)  # an evaluation turns out to be long
         assert read_grace(str(tmp_path), least=10) == 100
 
 
