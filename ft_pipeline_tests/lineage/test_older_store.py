@@ -1,7 +1,7 @@
 """A store that an older version built is still traced: names inside stored files stay.
 
-`store_of_0_1/` is what trace reads of one: manifests, receipts, rows and examples of the tiny project,
-as they were built before `side` became `split` in the code.
+`store_of_0_1/` is what trace reads of one: manifests, receipts, rows and examples of the tiny
+project, as they were built before `side` became `split` in the code.
 """
 
 import json
