@@ -17,13 +17,13 @@ from ft_pipeline.graph.asset_rules import MODEL_ASSETS, TRAINED_ASSETS
 from ft_pipeline.graph.chain import Chain, Request
 from ft_pipeline.lineage.receipt import write_receipt
 from ft_pipeline.lineage.summary import make_tags, summarize
+from ft_pipeline.process.device_lock import hold_device
 from ft_pipeline.process.launch import run_worker
 from ft_pipeline.process.tasks import WorkerTask
 from ft_pipeline.store.artifacts import Artifact, CheckResult
 from ft_pipeline.store.checks import Check
 from ft_pipeline.store.store import Draft
 
-GPU_POOL = "gpu"
 LARGEST_PICTURE = 100_000
 # What Dagster tags a run with that repeats only what failed in another.
 RESUME_TAGS = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
@@ -83,7 +83,6 @@ def define(
     work: Callable[[dg.AssetExecutionContext, Mapping[str, Draft]], None],
     prepare: Callable[[dg.AssetExecutionContext], object] | None = None,
     is_wanted: Callable[[dg.AssetExecutionContext, Request], bool] | None = None,
-    pool: str | None = None,
 ) -> dg.AssetsDefinition:
     """Define one or more assets that one piece of work builds.
 
@@ -100,7 +99,6 @@ def define(
         check_specs=[s for name in specs for s in check_specs(chain, name, checks.get(name, ()))],
         # Dagster lets only those that can be subsetted end without all their outputs.
         can_subset=len(specs) > 1 or is_wanted is not None,
-        pool=pool,
     )
     def materialize(
         context: dg.AssetExecutionContext, config: BuildConfig
@@ -119,9 +117,32 @@ def define(
     return materialize
 
 
-def run_task(context: dg.AssetExecutionContext, chain: Chain, task: WorkerTask) -> dict[str, Any]:
-    """Run a worker task for an asset; its log lies below the store."""
-    return run_worker(context, task, chain.project.store / "runs")
+def run_task(
+    context: dg.AssetExecutionContext,
+    chain: Chain,
+    drafts: Mapping[str, Draft],
+    task: WorkerTask,
+    beside: contextlib.AbstractContextManager[None] | None = None,
+) -> dict[str, Any]:
+    """Run a worker task that fills drafts; its log lies below the store.
+
+    A task that needs the device waits for it here, before anything heavy is there, and the seconds
+    of the drafts count from then on. `beside` is entered for as long as the worker runs.
+    """
+
+    def say(what: str) -> None:
+        context.log.info(what)  # an event of the run
+        logger.info(what)  # what `ft-pipeline run` shows
+
+    with contextlib.ExitStack() as stack:
+        device = None
+        if task.needs_device:
+            device = stack.enter_context(hold_device(task.name, say))
+            for draft in drafts.values():
+                draft.started = monotonic()
+        if beside is not None:
+            stack.enter_context(beside)
+        return run_worker(context, task, chain.project.store / "runs", device)
 
 
 def fill_from_report(draft: Draft, report: Mapping[str, Any]) -> None:

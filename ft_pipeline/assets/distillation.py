@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.assets.build import define, fill_from_report, run_task, spec
 from ft_pipeline.assets.training import (
     define_base_model,
     define_training_of,
@@ -70,7 +70,7 @@ def _define_student(chain: Chain, settings: Distillation) -> dg.AssetsDefinition
             train_tokens=tokens.path if tokens else None,
             output=drafts[name].path,
         )
-        fill_from_report(drafts[name], run_task(context, chain, task))
+        fill_from_report(drafts[name], run_task(context, chain, drafts, task))
 
     source = "base_model" if cut.source == "base" else "finetuned_model"
     parts = [f"{cut.layers} layers ({cut.method})"] if cut.layers else []
@@ -82,7 +82,7 @@ def _define_student(chain: Chain, settings: Distillation) -> dg.AssetsDefinition
         "checkpoint with the tokenizer.",
         kinds={"pytorch", "huggingface"},
     )
-    return define(chain, {name: described}, {}, work, pool=GPU_POOL)
+    return define(chain, {name: described}, {}, work)
 
 
 def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
@@ -110,7 +110,7 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
             afresh=draft.forced,
             output=draft.path,
         )
-        fill_from_report(draft, run_task(context, chain, task))
+        fill_from_report(draft, run_task(context, chain, drafts, task))
         draft.metadata["dagster/row_count"] = draft.metadata["positions"]
 
     own = settings.teacher.model is None
@@ -124,7 +124,7 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
         "once; answers are kept by row, so new rows cost only their own.",
         kinds={"pytorch", "arrow"},
     )
-    return define(chain, {name: described}, {name: LOGITS_CHECKS}, work, pool=GPU_POOL)
+    return define(chain, {name: described}, {name: LOGITS_CHECKS}, work)
 
 
 def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.AssetsDefinition]:

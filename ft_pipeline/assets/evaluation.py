@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.assets.build import define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.assets.training import hold_trained, hold_trained_base
 from ft_pipeline.base.jsonl import read_jsonl
@@ -58,7 +58,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
                 for name, draft in drafts.items()
             },
         )
-        report = run_task(context, chain, task)
+        report = run_task(context, chain, drafts, task)
         for name, draft in drafts.items():
             fill_from_report(draft, report[name])
             answers = read_jsonl(draft.path / "generations.jsonl")
@@ -77,7 +77,7 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         )
         for name in list_evaluations(chain)
     }
-    return define(chain, specs, {}, work, pool=GPU_POOL)
+    return define(chain, specs, {}, work)
 
 
 def _hold(chain: Chain, name: str, draft: Draft) -> HeldModel:

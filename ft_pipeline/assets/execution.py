@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.assets import tags
 from ft_pipeline.assets.sqlite_tuning import hold_databases_open
-from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.graph.chain import Chain
 
@@ -50,12 +49,12 @@ def execute(
 
     from ft_pipeline.assets.build import asset_key
     from ft_pipeline.assets.executor import guard_run
-    from ft_pipeline.assets.waiting import WAITING_LOGGER
 
     if show_progress:
         _show_progress()
     names = chain.upstream(target) if target else chain.names
-    config: dict[str, Any] = {"loggers": {WAITING_LOGGER: {}}}
+    # What Dagster would say on the console is left out: the progress below is for people.
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
     config["ops"] = {
@@ -126,8 +125,6 @@ def _failures(result: "dg.ExecuteInProcessResult") -> list[str]:
 def _read_failure(event: "dg.DagsterEvent") -> str:
     """Return why a run failed that no step's failure explains."""
     error = event.job_failure_data.error
-    if error is not None and error.cls_name == PipelineError.__name__:
-        return str(error.message).partition(": ")[2].strip()
     return f"the run failed; the Dagster UI has its log. {error.to_string() if error else ''}"
 
 

@@ -1,8 +1,8 @@
 """The executor: Dagster's in-process one, after clearing away runs whose process is dead.
 
-A run that was killed (signal 9) keeps its slot in the pool `gpu` for ever where no daemon watches
-it, and the next run would wait for that slot. So every run holds a file lock, which the kernel
-frees with the process; whoever starts next marks the runs whose lock is free as failed.
+A run that was killed (signal 9) stays STARTED for Dagster, and `tag_concurrency_limits` holds the
+recipe's next run back for it. So every run holds a file lock, which the kernel frees with the
+process; whoever starts next marks the runs whose lock is free as failed.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def _find_locks(instance: dg.DagsterInstance) -> Path:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark each run whose lock nobody holds as failed and free its place in the pools."""
+    """Mark each run whose lock nobody holds as failed."""
     for file in _find_locks(instance).glob(f"{LOCK_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as handle:
             try:
@@ -88,5 +88,4 @@ def _end_dead_run(instance: dg.DagsterInstance, run_id: str, file: Path) -> None
     if not run.is_finished:
         instance.report_run_failed(run, "Its process ended without a word (killed?).")
         logger.warning("run %s is marked as failed: its process was killed", run_id)
-    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
     file.unlink(missing_ok=True)

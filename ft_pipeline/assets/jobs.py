@@ -16,7 +16,6 @@ from ft_pipeline.assets.examples import define_examples
 from ft_pipeline.assets.executor import build_executor
 from ft_pipeline.assets.sources import define_sources, define_unread_sources
 from ft_pipeline.assets.training import define_training
-from ft_pipeline.assets.waiting import WAITING_LOGGER, waiting_logger
 from ft_pipeline.graph.chain import Chain
 
 ROOMS = (
@@ -43,6 +42,4 @@ def build_definitions(chains: Sequence[Chain]) -> dg.Definitions:
         sensors=define_sensors(chains, refresh),
         # The heavy work is in the worker; a process for each step would cost 2 s a step.
         executor=build_executor(),
-        # Dagster's commands and the UI's runs log to the first; `ft-pipeline run` to the second.
-        loggers={"console": dg.colored_console_logger, WAITING_LOGGER: waiting_logger},
     )

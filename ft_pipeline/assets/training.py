@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_pipeline.assets.build import GPU_POOL, define, fill_from_report, run_task, spec
+from ft_pipeline.assets.build import define, fill_from_report, run_task, spec
 from ft_pipeline.assets.sources import preview_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
@@ -54,7 +54,7 @@ def define_base_model(
             folder=chain.project.root / Path(choice.path).expanduser() if choice.path else None,
             output=draft.path,
         )
-        fill_from_report(draft, run_task(context, chain, task))
+        fill_from_report(draft, run_task(context, chain, drafts, task))
         if choice.path:
             refuse_changed_model(chain, draft, choice.path)
 
@@ -86,7 +86,7 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
         }
         base_model = any_draft.inputs["base_model"].path
         task = TokensTask(base_model=base_model, settings=chain.recipe.tokens, sides=outputs)
-        report = run_task(context, chain, task)
+        report = run_task(context, chain, drafts, task)
         for name, draft in drafts.items():
             draft.metadata["dagster/row_count"] = report[name]["metadata"]["kept"]
             draft.metadata["dagster/column_schema"] = {"columns": TOKEN_COLUMNS}
@@ -150,14 +150,14 @@ def define_training_of(
         estimated = estimate_chain(chain, name)
         if estimated is not None:
             context.log.info("training: %s; %s", *estimated)
-        with follow(
+        trackers = follow(
             draft.path / "meta" / "metrics.jsonl",
             chain.recipe.tracking,
             f"{chain.name}-{name}-{draft.fingerprint[:8]}",
             settings.model_dump(mode="json"),
             chain.project.store / "runs" / f"tracking-{context.run_id}-{name}" / "tracking.log",
-        ):
-            report = run_task(context, chain, task)
+        )
+        report = run_task(context, chain, drafts, task, beside=trackers)
         draft.metadata["loss_curve"] = {"picture": "meta/loss.png"}
         draft.metadata["learning_rate_curve"] = {"picture": "meta/learning_rate.png"}
         worst = report["metadata"].pop("worst_examples")
@@ -174,7 +174,7 @@ def define_training_of(
         "everything behind it.",
         kinds={"pytorch", "huggingface"},
     )
-    return define(chain, {name: described}, {name: MODEL_CHECKS}, work, pool=GPU_POOL)
+    return define(chain, {name: described}, {name: MODEL_CHECKS}, work)
 
 
 def hold_trained_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> HeldModel:

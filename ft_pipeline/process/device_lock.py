@@ -1,60 +1,118 @@
-"""One training at a time on a machine's GPU (or CPU), whatever shell or checkout it comes from.
+"""One training at a time on each GPU (or the CPU), whatever shell or checkout it comes from.
 
-The lock lies below /tmp, which a login shell, cron and a service have in common, unlike
-XDG_RUNTIME_DIR, which goes with the last login, and TMPDIR. FT_LOCKS names another folder.
+The right to it is a file lock of the kernel's, named by the card, which also holds between users of
+different CUDA_VISIBLE_DEVICES. It is taken before anything heavy is started, passed on to what is
+started, and free when the last process that inherited it has ended.
+
+It lies below /tmp, which a login shell, cron and a service have in common, unlike XDG_RUNTIME_DIR,
+which goes with the last login, and TMPDIR. FT_LOCKS names another folder.
 """
 
 import fcntl
-import logging
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.settings import is_switched_on
+from ft_pipeline.process.cards import Place, list_places
 
-logger = logging.getLogger("ft_pipeline.worker")
+POLL_SECONDS = 0.5
 
 
-def hold_device(device: str, task: str) -> None:
-    """Take the machine's one place for heavy work and keep it until this group has ended.
+@dataclass(frozen=True)
+class Device:
+    """A place for heavy work that is held by all who have `descriptor` open.
 
-    The lock lies in a per-user folder, so that it also holds between shells and checkouts; the
-    kernel frees it when the last process that inherited it ends. Waits for a live owner; raises
-    PipelineError, naming it, where FT_NO_WAIT (`--no-wait`) is set.
+    `environment`: what a process that works there needs in its environment.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    descriptor = os.open(_own_folder() / f"{device}.lock", flags, 0o600)
-    os.set_inheritable(descriptor, True)
-    waiting = False
+
+    name: str
+    environment: Mapping[str, str]
+    descriptor: int
+
+
+@contextmanager
+def hold_device(task: str, say: Callable[[str], None]) -> Iterator[Device]:
+    """Hold what `take_device` takes until this ends, and longer where a process inherited it.
+
+    It is taken last: who has it asks for no lock of a fingerprint, whose holder may wait for it.
+    """
+    device = take_device(task, say)
+    try:
+        yield device
+    finally:
+        os.close(device.descriptor)
+
+
+def take_device(task: str, say: Callable[[str], None]) -> Device:
+    """Take the first free card (or the CPU) and keep it until this process has ended.
+
+    Waits while all are in use, and says by whom; an interrupt is raised here at once. Raises
+    PipelineError, naming the owners, where FT_NO_WAIT (`--no-wait`) is set.
+    """
+    places, said = list_places(), ""
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            owner = os.pread(descriptor, 400, 0).decode(errors="replace") or "unknown"
-            if is_switched_on("FT_NO_WAIT"):
-                raise PipelineError(
-                    f"the {device} is in use by process {owner}, and FT_NO_WAIT (--no-wait) is "
-                    "set. Try again when it has ended, or run without it to wait."
-                ) from None
-            if not waiting:
-                logger.info("waiting for the %s: process %s is using it", device, owner)
-                waiting = True
-            time.sleep(1)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} ({task} in {Path.cwd()})".encode(), 0)
+        for place in places:
+            if (device := _try_to_take(place, task)) is not None:
+                return device
+        in_use = " and ".join(
+            f"the {place.name} is in use by process {_read_owner(place)}" for place in places
+        )
+        if is_switched_on("FT_NO_WAIT"):
+            raise PipelineError(
+                f"{in_use}, and FT_NO_WAIT (--no-wait) is set. Try again when it has ended, or run "
+                "without it to wait."
+            )
+        if in_use != said:
+            said = in_use
+            say(f"waiting: {in_use}")
+        time.sleep(POLL_SECONDS)
+
+
+def _try_to_take(place: Place, task: str) -> Device | None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(find_lock(place.name), flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    owner = f"{os.getpid()} ({task} in {Path.cwd()})\n".encode()
+    os.pwrite(descriptor, owner, 0)  # first, so that nobody reads an empty line
+    os.ftruncate(descriptor, len(owner))
+    shown = {} if place.visible is None else {"CUDA_VISIBLE_DEVICES": place.visible}
+    return Device(place.name, shown, descriptor)
+
+
+def _read_owner(place: Place) -> str:
+    text = find_lock(place.name).read_text("utf-8", errors="replace")
+    return text.partition("\n")[0] or "unknown"
+
+
+def find_lock(device: str) -> Path:
+    """Return the file whose flock is the right to use a device; it names the last owner."""
+    return _own_folder() / f"{device.replace('/', '_')}.lock"
 
 
 def _own_folder() -> Path:
     base = Path(os.environ.get("FT_LOCKS") or "/tmp")
     folder = base / f"ft_pipeline-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise PipelineError(
+            f"{folder}: cannot be made ({error.strerror}); it holds the locks of the one training "
+            "at a time. Set FT_LOCKS to a folder that is yours alone."
+        ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PipelineError(
-            f"{folder}: not a folder of this user; it holds the lock of the one training at a "
+            f"{folder}: not a folder of this user; it holds the locks of the one training at a "
             "time. Remove it, or set FT_LOCKS to a folder that is yours alone."
         )
     return folder

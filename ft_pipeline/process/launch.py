@@ -3,7 +3,7 @@
 The worker is `python -m ft_pipeline.worker <task> --config <run folder>/config.json`, in a process
 group of its own. However the launcher ends (done, failed, cancelled, SIGTERM, SIGKILL), no process
 of that group is left: a reaper waits on a pipe that closes with the launcher, and the worker looks
-for its parent itself.
+for its parent itself. Where a task needs the device, its lock is the group's too, and the reaper's.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ft_pipeline.base.errors import PipelineError
+from ft_pipeline.process.device_lock import Device
 from ft_pipeline.process.reaper import end_group, read_grace
 from ft_pipeline.process.tasks import WorkerTask
 
@@ -40,11 +41,14 @@ class WorkerFailed(PipelineError):
     """The worker ended without a result."""
 
 
-def run_worker(context: "dg.AssetExecutionContext", task: WorkerTask, runs: Path) -> dict[str, Any]:
+def run_worker(
+    context: "dg.AssetExecutionContext", task: WorkerTask, runs: Path, device: Device | None
+) -> dict[str, Any]:
     """Run a task in a worker through Dagster Pipes and return what it reported.
 
-    `runs` gets a folder with config.json and worker.log. Raises WorkerFailed with the worker's
-    message, or its last lines, where it fails, is killed, or ends without a report.
+    `runs` gets a folder with config.json and worker.log; `device`: what is held for it, where it
+    needs one. Raises WorkerFailed with the worker's message, or its last lines, where it fails, is
+    killed, or ends without a report.
     """
     import dagster as dg
 
@@ -57,7 +61,7 @@ def run_worker(context: "dg.AssetExecutionContext", task: WorkerTask, runs: Path
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
         command = worker_command(task.name, folder / "config.json")
-        code, lines = run_in_group(command, session.get_bootstrap_env_vars(), folder)
+        code, lines = run_in_group(command, session.get_bootstrap_env_vars(), folder, device)
     messages = session.get_custom_messages()
     for message in messages:
         if isinstance(message, dict) and "error" in message:
@@ -74,18 +78,23 @@ def worker_command(task: str, config: Path) -> list[str]:
 
 
 def run_in_group(
-    command: list[str], extra_env: Mapping[str, str], folder: Path
+    command: list[str], extra_env: Mapping[str, str], folder: Path, device: Device | None = None
 ) -> tuple[int, list[str]]:
     """Run a command in a process group of its own; return its exit code and its last lines.
 
-    Its output goes to this process's standard error and to `folder / "worker.log"`. When this
-    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to leave (a training whose
-    steps take longer says so in leaving.json), then its group SIGTERM and SIGKILL.
+    It works on `device`, whose lock it inherits. Its output goes to this process's standard error
+    and to `folder / "worker.log"`. When this process is interrupted, the worker gets SIGTERM and
+    GRACE_SECONDS to leave (a training whose steps take longer says so in leaving.json), then its
+    group SIGTERM and SIGKILL.
     """
     progress = "bar" if sys.stderr.isatty() else "lines"
+    own_env = {"FT_PROGRESS": progress, "FT_PARENT": str(os.getpid())}
+    shown = device.environment if device else {}
+    inherited = (device.descriptor,) if device else ()
     process = subprocess.Popen(
         command,
-        env={**os.environ, "FT_PROGRESS": progress, "FT_PARENT": str(os.getpid()), **extra_env},
+        env={**os.environ, **own_env, **extra_env, **shown},
+        pass_fds=inherited,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -99,7 +108,7 @@ def run_in_group(
     with contextlib.ExitStack() as stack:
         try:
             reader.start()
-            stack.enter_context(_reaper_of(process.pid, folder))
+            stack.enter_context(_reaper_of(process.pid, folder, inherited))
             _wait(process)
         except BaseException:
             _ask_to_leave(process, folder)
@@ -142,13 +151,17 @@ def _write_config(task: WorkerTask, runs: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _reaper_of(group: int, folder: Path) -> Iterator[None]:
-    """Keep a reaper beside the group for as long as this process lives."""
+def _reaper_of(group: int, folder: Path, inherited: tuple[int, ...]) -> Iterator[None]:
+    """Keep a reaper beside the group for as long as this process lives.
+
+    It inherits the device's lock, which a program that the worker starts does not.
+    """
     read_end, write_end = os.pipe()
     script = str(Path(__file__).with_name("reaper.py"))
     given = (str(group), str(REAPER_GRACE_SECONDS), str(folder))
     reaper = subprocess.Popen(
         [sys.executable, "-I", "-S", script, *given],
+        pass_fds=inherited,
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

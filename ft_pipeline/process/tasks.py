@@ -32,7 +32,15 @@ class HeldModel(Section):
     precision: str = Field(default="auto", description="Computes in this dtype.")
 
 
-class BaseModelTask(Section):
+class Task(Section):
+    """What a worker can be asked."""
+
+    name: ClassVar[str]
+    # Whether it trains or scores: on each card one such worker at a time (device_lock.py).
+    needs_device: ClassVar[bool] = False
+
+
+class BaseModelTask(Task):
     """Bring a model into `output` (embedded, local) or the hub's cache (hub id)."""
 
     name: ClassVar[str] = "base_model"
@@ -52,7 +60,7 @@ class TokensOutput(Section):
     output: Path
 
 
-class TokensTask(Section):
+class TokensTask(Task):
     """Render, tokenize and mask one or both sides."""
 
     name: ClassVar[str] = "tokens"
@@ -61,10 +69,11 @@ class TokensTask(Section):
     sides: dict[str, TokensOutput] = Field(description="By asset: train_tokens, val_tokens.")
 
 
-class PruneTask(Section):
+class PruneTask(Task):
     """Cut a smaller model out of a larger one."""
 
     name: ClassVar[str] = "prune"
+    needs_device: ClassVar[bool] = True
     model: HeldModel
     settings: Prune
     train_tokens: Path | None = Field(
@@ -73,10 +82,11 @@ class PruneTask(Section):
     output: Path
 
 
-class TeacherLogitsTask(Section):
+class TeacherLogitsTask(Task):
     """Let a teacher answer at every trained position, once."""
 
     name: ClassVar[str] = "teacher_logits"
+    needs_device: ClassVar[bool] = True
     teacher: HeldModel
     words_of: Path = Field(description="Artifact of base_model, whose tokenizer made the tokens.")
     train_tokens: Path
@@ -101,10 +111,11 @@ class Teaching(Section):
     teacher: HeldModel | None = Field(default=None, description="The teacher in the loop.")
 
 
-class TrainTask(Section):
+class TrainTask(Task):
     """Train an adapter or a whole model."""
 
     name: ClassVar[str] = "train"
+    needs_device: ClassVar[bool] = True
     base_model: Path = Field(description="Artifact of base_model.")
     tokenizer_of: Path | None = Field(
         default=None,
@@ -129,10 +140,11 @@ class EvaluatedModel(Section):
     output: Path
 
 
-class EvaluateTask(Section):
+class EvaluateTask(Task):
     """Score and generate with one or more models; those on one base share one load of it."""
 
     name: ClassVar[str] = "evaluate"
+    needs_device: ClassVar[bool] = True
     base_model: Path = Field(description="Artifact whose tokenizer and chat template are used.")
     val_set: Path = Field(description="JSONL of the validation side.")
     val_tokens: Path = Field(description="Artifact of val_tokens.")
@@ -147,7 +159,7 @@ class AdapterChoice(Section):
     weight: float = 1.0
 
 
-class GenerateTask(Section):
+class GenerateTask(Task):
     """Answer one prompt on standard output. Not a build: it has no output folder."""
 
     name: ClassVar[str] = "generate"

@@ -1,8 +1,9 @@
 """The worker: `python -m ft_pipeline.worker <task> --config <run folder>/config.json`.
 
-Started by the launcher through Dagster Pipes, or by hand to repeat a step from its config.json.
-By hand, an output folder that is gone (it was published into the store) is made again below the
-run folder, and the result is printed. Exit codes: 0 done, 1 failed, 143 asked to leave.
+Started by the launcher through Dagster Pipes, which holds the device for it, or by hand to repeat
+a step from its config.json. By hand, it takes the device itself, an output folder that is gone (it
+was published into the store) is made again below the run folder, and the result is printed. Exit
+codes: 0 done, 1 failed, 143 asked to leave.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 
 from ft_pipeline.base.errors import PipelineError, explain_os_error
 from ft_pipeline.base.settings import validate
+from ft_pipeline.process.device_lock import take_device
 from ft_pipeline.process.tasks import (
     TASKS,
     BaseModelTask,
@@ -78,11 +80,7 @@ def main() -> int:
         if isinstance(task, TrainTask):
             task = task.model_copy(update={"run_folder": arguments.config.parent})
         if by_hand:
-            task = _redirect_output(task, arguments.config.parent / "output")
-            report = _run(task)
-            if not isinstance(task, GenerateTask):  # its answer alone goes to standard output
-                print(json.dumps(report, indent=1, default=str))  # noqa: T201  (by hand)
-            return 0
+            return _run_by_hand(task, arguments.config.parent / "output")
         with open_dagster_pipes() as pipes:
             return _run_for_dagster(task, pipes)
     except Leaving:
@@ -90,6 +88,16 @@ def main() -> int:
     except PipelineError as error:
         logger.error("%s", error)
         return 1
+
+
+def _run_by_hand(task: WorkerTask, output: Path) -> int:
+    if task.needs_device:
+        device = take_device(task.name, logger.info)
+        os.environ.update(device.environment)
+    report = _run(_redirect_output(task, output))
+    if not isinstance(task, GenerateTask):  # its answer alone goes to standard output
+        print(json.dumps(report, indent=1, default=str))  # noqa: T201  (by hand)
+    return 0
 
 
 def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
@@ -121,14 +129,11 @@ def _as_os_error(error: Exception) -> OSError:
 def _run(task: WorkerTask) -> dict[str, Any]:
     import torch
 
-    from ft_pipeline.process.device_lock import hold_device
-    from ft_pipeline.worker.hardware import choose_device, choose_threads
+    from ft_pipeline.worker.hardware import choose_threads
 
     torch.set_num_threads(choose_threads())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.update(NO_TELEMETRY)
-    if isinstance(task, PruneTask | TeacherLogitsTask | TrainTask | EvaluateTask):
-        hold_device(choose_device(), task.name)
     # Only what the task needs is imported; training chooses its imports itself (unsloth first).
     return dict(importlib.import_module(RUNNERS[task.name]).run(task))
 

@@ -37,7 +37,7 @@ def test_two_recipes_on_one_source_run_once_each_and_train_one_after_the_other(
     assert sorted(run["jobName"] for run in runs) == ["refresh_other", "refresh_quiz"]
     first, second = sorted(find_trainings(project))
     # A manifest's time is cut to whole seconds.
-    assert first[1] <= second[0] + 1, "two trainings at once, and the pool `gpu` has one place"
+    assert first[1] <= second[0] + 1, "two trainings at once, and there is one device"
 
 
 def find_trainings(project: TinyProject) -> list[tuple[float, float]]:

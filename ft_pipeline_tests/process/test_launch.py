@@ -86,7 +86,7 @@ def leave(*_):
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, leave)
 if sys.argv[2] == "killed":
-    launch._reaper_of = lambda group, folder: os.kill(os.getpid(), signal.SIGKILL)
+    launch._reaper_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 folder = Path(sys.argv[1])
 launch.run_in_group(launch.worker_command("train", folder / "config.json"), {}, folder)
 """

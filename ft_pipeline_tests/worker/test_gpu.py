@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ft_pipeline.config.recipe import BaseModelChoice
+from ft_pipeline.process.cards import list_places
 from ft_pipeline.process.tasks import BaseModelTask
 from ft_pipeline.worker.models import base_model
 from ft_pipeline_tests.worker.conftest import WorkerInputs
@@ -239,6 +240,16 @@ def test_two_trainings_of_the_same_give_the_same_losses(
     record_property("bit_equal", one.weights == other.weights)
     losses = [[record["loss"] for record in each.metrics] for each in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_lock_of_a_card_has_a_name_that_cuda_takes() -> None:
+    (first, *_) = list_places()
+    code = "import torch; print(torch.cuda.get_device_properties(0).uuid)"
+    shown = os.environ | {"CUDA_VISIBLE_DEVICES": first.name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=shown, capture_output=True, text=True, check=True
+    )
+    assert first.name == f"GPU-{done.stdout.strip()}"
 
 
 def test_precision_auto_takes_what_the_card_is_fast_in() -> None:
