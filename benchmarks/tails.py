@@ -21,10 +21,10 @@ from ft_pipeline.process.tasks import (
 from ft_pipeline.store.artifact_files import LOGITS_FILE
 from ft_pipeline.worker.data.batches import collate
 from ft_pipeline.worker.data.tokens import read_tokens
-from ft_pipeline.worker.distillation import teacher_logits
+from ft_pipeline.worker.distillation import student, teacher_logits
 from ft_pipeline.worker.hardware import choose_dtype
 from ft_pipeline.worker.losses import select_trained
-from ft_pipeline.worker.models.loading import load_whole, student
+from ft_pipeline.worker.models.loading import load_whole
 from ft_pipeline.worker.training import train
 
 
