@@ -104,7 +104,7 @@ print(built)
 """
 
 
-def test_a_build_and_a_removal_at_the_same_time_disturb_each_other_not(tmp_path: Path) -> None:
+def test_a_build_and_a_removal_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
     command = [sys.executable, "-c", REUSE, str(tmp_path)]
     builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -398,7 +398,7 @@ def test_a_changed_source_changes_exactly_the_assets_that_read_it(
         ((*EVALUATED, "training.best_checkpoint=true"), True),
     ],
 )
-def test_the_validation_side_is_read_in_training_only_where_the_recipe_evaluates(
+def test_the_validation_split_is_read_in_training_only_where_the_recipe_evaluates(
     project: Project, overrides: tuple[str, ...], read: bool
 ) -> None:
     chain = load_chain(project, "quiz", {"quiz": overrides})

@@ -216,7 +216,7 @@ def test_a_row_is_followed_into_tokens_and_marks_what_is_current(
     assert all(found["tokens"] > found["trained"] > 0 for found in tokens.values())
 
 
-def test_a_row_of_the_validation_side_reaches_no_model(built_project: TinyProject) -> None:
+def test_a_row_of_the_validation_split_reaches_no_model(built_project: TinyProject) -> None:
     row = find_rows(built_project, "val")[0]
     (build,) = ask(built_project, "trace", "--row", row["row_id"])
     reached = {artifact["asset"] for artifact in build["built_from_it"]}

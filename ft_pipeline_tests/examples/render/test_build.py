@@ -66,7 +66,7 @@ def test_the_bundled_samples_are_of_many_kinds(samples: Built) -> None:
     assert set(samples.report["examples_by_task_and_split"]) == pairs
 
 
-def test_no_question_of_the_bundled_samples_is_on_both_sides(samples: Built) -> None:
+def test_no_question_of_the_bundled_samples_is_in_both_splits(samples: Built) -> None:
     assert find_leaks(samples.folder / "examples.parquet") == []
     sides: dict[str, set[str]] = {}
     for row in samples.rows:
@@ -237,7 +237,7 @@ def test_a_leak_is_found(tmp_path: Path) -> None:
     assert find_leaks(tmp_path / "examples.parquet") == ["b"]
 
 
-def test_a_side_holds_its_examples_with_what_a_trainer_reads(samples: Built) -> None:
+def test_a_split_holds_its_examples_with_what_a_trainer_reads(samples: Built) -> None:
     for side, lines in read_sides(samples).items():
         chosen = [e for e in samples.examples if e["side"] == side]
         assert lines == [{name: e[name] for name in FIELDS} for e in chosen]

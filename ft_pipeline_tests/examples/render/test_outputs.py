@@ -70,7 +70,7 @@ def test_each_rejected_row_has_its_place_reason_and_meaning(built: Built) -> Non
     assert rejected[3]["text"] == "[1, 2]"
 
 
-def test_each_used_row_has_its_place_question_and_side(built: Built) -> None:
+def test_each_used_row_has_its_place_question_and_split(built: Built) -> None:
     rows = {row["line"]: row for row in built.rows}
     assert sorted(rows) == list(range(1, 41))
     assert rows[8]["neutralized"] and sum(row["neutralized"] for row in rows.values()) == 1

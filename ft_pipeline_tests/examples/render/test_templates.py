@@ -159,7 +159,7 @@ def test_an_unknown_template_is_named_with_its_near_miss() -> None:
         Examples.model_validate({"inputs": [one]})
 
 
-def test_a_template_may_have_fields_on_one_side_only() -> None:
+def test_a_template_may_have_fields_in_its_prompt_or_completion_only() -> None:
     assert CustomTemplate(prompt="Tell me something.", completion="{answer}").completion
 
 

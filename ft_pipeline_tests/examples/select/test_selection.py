@@ -52,7 +52,7 @@ def list_leaks(built: Built, threshold: float) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("keep", ["one", "all"])
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
 @pytest.mark.parametrize("method", ["hash", "random"])
-def test_no_training_question_is_near_one_of_the_validation_side(
+def test_no_training_question_is_near_one_of_the_validation_split(
     tmp_path: Path, keep: str, threshold: float, method: str
 ) -> None:
     near = {"keep": keep, "threshold": threshold}
@@ -232,7 +232,7 @@ def test_a_larger_limit_adds_rows(tmp_path: Path) -> None:
     assert small < large
 
 
-def test_a_limit_leaves_the_sides_as_they_are(tmp_path: Path) -> None:
+def test_a_limit_leaves_the_splits_as_they_are(tmp_path: Path) -> None:
     sides = {row["row_id"]: row["side"] for row in build(tmp_path, make_qa(60)).rows}
     some = build(tmp_path, make_qa(60), given={"limit": 30}).rows
     assert all(sides[row["row_id"]] == row["side"] for row in some)

@@ -74,7 +74,7 @@ def build_sets(folder: Path, count: int) -> Built:
     return build(folder, rows, "trivia", ["quiz_set"], identity=("question",))
 
 
-def test_a_set_is_of_one_side_and_one_category(tmp_path: Path) -> None:
+def test_a_set_is_of_one_split_and_one_category(tmp_path: Path) -> None:
     built = build_sets(tmp_path, 200)
     rows = {row["row_id"]: row for row in built.rows}
     for example in built.examples:

@@ -80,7 +80,7 @@ def test_the_random_split_is_that_of_scikit_learn(fraction: float, seed: int) ->
 
 @pytest.mark.parametrize("count", [2, 3, 10])
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
-def test_the_random_split_gives_both_sides_something(count: int, fraction: float) -> None:
+def test_the_random_split_gives_both_splits_something(count: int, fraction: float) -> None:
     split = Split(method="random", validation_fraction=fraction)
     assert set(assign(GROUPS[:count], split).values()) == {"train", "val"}
 
@@ -98,7 +98,7 @@ def build_split(folder: Path, count: int, **split: object) -> Built:
         (1, {"method": "random"}, "validation"),
     ],
 )
-def test_an_empty_side_is_refused_with_what_to_change(
+def test_an_empty_split_is_refused_with_what_to_change(
     tmp_path: Path, count: int, split: dict[str, object], side: str
 ) -> None:
     with pytest.raises(PipelineError) as caught:
@@ -110,7 +110,7 @@ def test_an_empty_side_is_refused_with_what_to_change(
     assert "Add rows, or change the fraction or examples.split.seed." in message
 
 
-def test_a_random_split_without_a_training_side_is_refused(tmp_path: Path) -> None:
+def test_a_random_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     # ceil(0.9 * 2) = 2 of 2 held out
     with pytest.raises(PipelineError, match=r"^examples\.split: .*train set will be empty"):
         build_split(tmp_path, 2, method="random", validation_fraction=0.9)
@@ -120,7 +120,7 @@ def list_sides(built: Built) -> dict[str, str]:
     return {row["row_id"]: row["side"] for row in built.rows}
 
 
-def test_a_new_row_leaves_the_side_of_every_other_row(tmp_path: Path) -> None:
+def test_a_new_row_leaves_the_split_of_every_other_row(tmp_path: Path) -> None:
     before = list_sides(build_split(tmp_path / "1", 60, validation_fraction=0.5))
     after = list_sides(build_split(tmp_path / "2", 70, validation_fraction=0.5))
     assert len(after) == 70
@@ -141,7 +141,9 @@ def test_a_random_split_of_rows_is_that_of_scikit_learn_over_their_questions(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_questions_that_differ_in_punctuation_stay_on_one_side(tmp_path: Path, method: str) -> None:
+def test_questions_that_differ_in_punctuation_stay_in_one_split(
+    tmp_path: Path, method: str
+) -> None:
     rows = make_qa(40)
     variants = [{**row, "question": row["question"].replace("?", "!").upper()} for row in rows]
     recipe = {"near_duplicates": {"threshold": None}, "split": {"method": method}}

@@ -71,7 +71,7 @@ def read_losses(trained: Trained) -> torch.Tensor:
     return torch.tensor([record["loss"] for record in trained.metrics if "loss" in record])
 
 
-def test_all_words_stored_train_as_a_teacher_in_the_loop_does(
+def test_all_tokens_stored_train_as_a_teacher_in_the_loop_does(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path
 ) -> None:
     stored = teach(inputs, tmp_path, k=WORDS)

@@ -81,7 +81,7 @@ def naive_bucket(
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_all_words_kept_is_the_loss_with_the_teacher_in_the_loop(
+def test_all_tokens_kept_is_the_loss_with_the_teacher_in_the_loop(
     hidden: torch.Tensor,
     head: torch.nn.Linear,
     teacher: torch.Tensor,

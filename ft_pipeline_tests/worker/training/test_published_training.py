@@ -275,7 +275,7 @@ def test_adapter_has_every_setting_of_the_recipe(ran: Ran) -> None:
 
 
 @pytest.mark.slow
-def test_base_is_held_as_the_recipe_says(ran: Ran) -> None:
+def test_base_is_loaded_as_the_recipe_says(ran: Ran) -> None:
     report = ran.read("output/meta/report.json")
     assert report["loss_is_finite"]
     assert report["quantization"] == ran.recipe.training.base_quantization
