@@ -33,7 +33,7 @@ from ft_pipeline.gc.plan import find_asked, find_oldest_run, remove
 from ft_pipeline.graph.asset_rules import EXAMPLES, TEACHER_LOGITS
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
-from ft_pipeline.lineage.graph import UNTRACEABLE, follow, list_untraceable
+from ft_pipeline.lineage.built_from import UNTRACEABLE, follow, list_untraceable
 from ft_pipeline.process.tasks import TASK_FILE
 from ft_pipeline.store.artifact_files import (
     EXAMPLES_TABLE,

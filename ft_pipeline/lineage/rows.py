@@ -32,8 +32,8 @@ from ft_pipeline.graph.asset_rules import EXAMPLES, find_rule
 from ft_pipeline.graph.chain import Chain, load_other
 from ft_pipeline.graph.lookup import open_store
 from ft_pipeline.graph.plan import make_plan
-from ft_pipeline.lineage import graph as lineage
-from ft_pipeline.lineage.graph import follow, is_model, keeps_rows
+from ft_pipeline.lineage import built_from
+from ft_pipeline.lineage.built_from import follow, is_model, keeps_rows
 from ft_pipeline.store.artifact_files import (
     EXAMPLES_FILE,
     EXAMPLES_TABLE,
@@ -125,7 +125,7 @@ def _find_holders(chain: Chain, store: Store, row_ids: Collection[str]) -> list[
 
 def list_untraceable(chain: Chain) -> list[dict[str, Any]]:
     """Return the models and teacher logits of which it cannot be said here what rows they saw."""
-    found = lineage.list_untraceable(read_graph(open_store(chain)))
+    found = built_from.list_untraceable(read_graph(open_store(chain)))
     return [_name(manifest, set()) for manifest in found]
 
 

@@ -19,7 +19,7 @@ from ft_pipeline.examples.read.database import quote
 from ft_pipeline.graph.asset_rules import EXAMPLES
 from ft_pipeline.graph.chain import Chain
 from ft_pipeline.graph.lookup import open_store
-from ft_pipeline.lineage.graph import split_of
+from ft_pipeline.lineage.built_from import split_of
 from ft_pipeline.lineage.receipt import Link
 from ft_pipeline.lineage.records import Found, Records
 from ft_pipeline.store.artifact_files import ROWS_FILE

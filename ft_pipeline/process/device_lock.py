@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.settings import is_switched_on
-from ft_pipeline.process.cards import Place, list_places
+from ft_pipeline.process.gpus import Place, list_places
 
 POLL_SECONDS = 0.5
 

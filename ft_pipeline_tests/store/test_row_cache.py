@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ft_pipeline.base.arrow_files import map_table
-from ft_pipeline.examples.select.near import NearIndex
+from ft_pipeline.examples.select.near_duplicates import NearIndex
 from ft_pipeline.store.row_cache import RowCache
 from ft_pipeline_tests.base.damages import read_names
 from ft_pipeline_tests.conftest import ROOT

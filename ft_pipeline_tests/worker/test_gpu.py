@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ft_pipeline.config.recipe import BaseModelChoice
-from ft_pipeline.process.cards import list_places
+from ft_pipeline.process.gpus import list_places
 from ft_pipeline.process.tasks import BaseModelTask
 from ft_pipeline.worker.models import base_model
 from ft_pipeline_tests.worker.conftest import WorkerInputs

@@ -65,7 +65,7 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
 
 def show_forgotten(chain: Chain) -> None:
     """Say which stored models and teacher logits still hold forgotten rows, if there are any."""
-    from ft_pipeline.lineage.graph import UNTRACEABLE
+    from ft_pipeline.lineage.built_from import UNTRACEABLE
     from ft_pipeline.lineage.rows import find_holders, list_untraceable
 
     forgotten = read_forgotten(chain.project.root)

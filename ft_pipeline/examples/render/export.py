@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.examples.read.database import open_database, quote
 from ft_pipeline.examples.read.text import CONTROL_TOKENS
-from ft_pipeline.examples.select.near import NearIndex
+from ft_pipeline.examples.select.near_duplicates import NearIndex
 from ft_pipeline.examples.select.split import SplitName
 
 FIELDS = ("prompt", "completion", "example_id", "source_rows", "task")

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ft_pipeline.config.recipe import ExampleInput, Examples
 from ft_pipeline.config.templates import QUIZ_SET
-from ft_pipeline.examples.select.near import NearIndex, find_clusters
+from ft_pipeline.examples.select.near_duplicates import NearIndex, find_clusters
 from ft_pipeline.examples.select.partition import hex_to_uint64
 from ft_pipeline.examples.select.sets import form_sets
 from ft_pipeline.examples.select.split import draw_splits

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.base.errors import PipelineError
-from ft_pipeline.process.cards import Place, list_places
+from ft_pipeline.process.gpus import Place, list_places
 from ft_pipeline_tests.nvidia_smi import FIRST, SECOND, TWO_CARDS, TWO_KINDS, install
 
 CPU = [Place("cpu")]

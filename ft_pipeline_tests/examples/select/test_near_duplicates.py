@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ft_pipeline.examples.select import near
-from ft_pipeline.examples.select.near import NearIndex, choose_bands, find_clusters
+from ft_pipeline.examples.select import near_duplicates as near
+from ft_pipeline.examples.select.near_duplicates import NearIndex, choose_bands, find_clusters
 from ft_pipeline.examples.select.shingles import compute_keys
 from ft_pipeline_tests.examples.builds import compute_jaccard, make_text
 
