@@ -173,8 +173,9 @@ def _materialize(
             found = None if forced else _use(lookup, name)
             if found is None:
                 stack.enter_context(store.lock(request.asset, request.fingerprint))
-                # Another process may have built it meanwhile.
-                found = None if forced else store.find(request.asset, request.fingerprint)
+                if not forced and store.find(request.asset, request.fingerprint) is not None:
+                    lookup = lookup.again()  # another process has built it meanwhile
+                    found = _use(lookup, name)
             if found is not None:
                 artifact = _recheck(lookup, name, found, checks.get(name, ()))
                 store.push_pending(artifact)

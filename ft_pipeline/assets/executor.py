@@ -6,7 +6,6 @@ process; whoever starts next marks the runs whose lock is free as failed.
 """
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.base.locks import hold_mark
+from ft_pipeline.base.locks import hold_mark, try_lock
 from ft_pipeline.base.project import find_project
 from ft_pipeline.store.store import Store
 
@@ -71,14 +70,9 @@ def _find_locks(instance: dg.DagsterInstance) -> Path:
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark each run whose lock nobody holds as failed."""
     for file in _find_locks(instance).glob(f"{LOCK_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if not file.exists():  # its run ended between opening and locking
-                continue
-            _end_dead_run(instance, file.name.removeprefix(LOCK_PREFIX), file)
+        with try_lock(file) as free:
+            if free and file.exists():  # else its run ended between listing and locking
+                _end_dead_run(instance, file.name.removeprefix(LOCK_PREFIX), file)
 
 
 def _end_dead_run(instance: dg.DagsterInstance, run_id: str, file: Path) -> None:
