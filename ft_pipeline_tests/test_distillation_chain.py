@@ -191,7 +191,7 @@ def test_a_wrong_setting_is_refused_when_the_recipe_is_read(
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("k=5000", "the vocabulary has 800 words"),
+        ("k=5000", "the vocabulary has 800 tokens"),
         ("student.prune.layers=9", "9 are to stay of 3"),
     ],
 )

@@ -328,7 +328,7 @@ def test_rebuild_in_an_empty_store_gives_equal_content(
     shutil.rmtree(again.root / "model")
     shutil.copytree(built_project.root / "model", again.root / "model")
     again.build("--to", "train_set")
-    first, second = chain_of(built_project), chain_of(again)
+    first, second = (Lookup(chain_of(each)) for each in (built_project, again))
     for name in ("raw_trivia", "prompt_completions", "train_set"):
         assert first.find(name).data_version == second.find(name).data_version
 

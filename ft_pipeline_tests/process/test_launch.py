@@ -170,7 +170,7 @@ def test_what_a_worker_asks_for_and_cannot_be_understood_gives_it_no_more_time(
     assert (read_needs(str(tmp_path)), read_grace(str(tmp_path), least=10)) == (0, 10)
     for content in (*list_damages(whole), b'{"seconds": Infinity}', b'{"seconds": null}'):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"leaving\.json: "):
+        with pytest.raises(ValueError, match=r"shutdown\.json: "):
             read_needs(str(tmp_path))
         assert read_grace(str(tmp_path), least=10) == 10
     file.write_bytes(whole)
