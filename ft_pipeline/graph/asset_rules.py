@@ -7,7 +7,7 @@ its work are the others. Raise `code_version` when a change of the work changes 
 
 from ft_pipeline.config.recipe import Recipe
 from ft_pipeline.graph import key_figures
-from ft_pipeline.graph.asset_rule import AssetRule, Kind, Names, Split
+from ft_pipeline.graph.asset_rule import AssetRule, Names, Split
 from ft_pipeline.graph.settings_read import (
     Declared,
     dump,
@@ -38,11 +38,6 @@ def _stores_logits(recipe: Recipe) -> bool:
 def find_rule(name: str) -> AssetRule | None:
     """Return the rule of an asset by its name without its recipe; None for one of no rule."""
     return next((rule for rule in RULES if rule.covers(name)), None)
-
-
-def names_of(kind: Kind) -> Names:
-    """Return the names of all assets of a kind."""
-    return tuple(name for rule in RULES if rule.kind == kind for name in rule.names)
 
 
 # What several rules share.
