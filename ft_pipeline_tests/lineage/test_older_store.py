@@ -20,7 +20,8 @@ STORE = Path(__file__).with_name("store_of_0_1")
 @pytest.fixture(scope="module")
 def older(fresh_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     project = fresh_project.copy_to(tmp_path_factory.mktemp("older") / "project")
-    shutil.copytree(STORE, project.store)
+    # A command of another test may have made the fresh project's empty store folder.
+    shutil.copytree(STORE, project.store, dirs_exist_ok=True)
     return project
 
 
