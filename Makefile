@@ -1,7 +1,7 @@
-# make demo: install and build the default recipe.  make test: lint, types and all tests.
+# make demo: install, then build the default recipe.  make test: lint, types and all tests.
 
 PYTHON ?= python3
-# Set TORCH_INDEX to a package index with CPU builds of torch to avoid the CUDA build.
+# To avoid the CUDA build, set TORCH_INDEX to a package index with CPU builds of torch.
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,8 +17,8 @@ demo: setup
 
 setup: $(VENV)/.installed
 
-# Without a GPU unsloth goes without triton, xformers, torchvision and diffusers, on purpose: pip's
-# warning that they are missing is left out.
+# Without a GPU, unsloth is installed without triton, xformers, torchvision and diffusers on purpose,
+# so pip's warning about them is turned off.
 $(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt activate.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
@@ -56,8 +56,8 @@ schema: setup
 	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
 	$(BIN)/ft-pipeline recipe settings > docs/settings.md
 
-# After a change of code that an asset's work uses: raise its code_version in graph/asset_rules.py if its result
-# changes; then this records the decision (docs/architecture.md).
+# After changing code that an asset uses: raise its code_version in graph/asset_rules.py if its result
+# changes, then run this to record the decision (docs/architecture.md).
 accept-code: setup
 	$(BIN)/python -m ft_pipeline_tests.code_versions
 

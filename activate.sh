@@ -1,5 +1,5 @@
 # Makes a virtual environment's activate scripts export what Dagster's commands need here, and
-# creates Dagster's storage once. Usage: sh activate.sh .venv   (make setup does it)
+# creates Dagster's storage. Usage: sh activate.sh .venv   (make setup runs it)
 set -eu
 venv=$1
 root=$(pwd)
@@ -16,7 +16,7 @@ if ! grep -qF "$mark" "$venv/bin/activate"; then
     "$mark" "$root" "$name" "$module" >> "$venv/bin/activate.csh"
 fi
 
-# Parallel first runs on brand-new SQLite storage fail while its tables are made: make them now.
+# Create Dagster's tables now: parallel first runs on new SQLite storage can fail.
 DAGSTER_HOME=$root "$venv/bin/python" -c '
 import dagster
 with dagster.DagsterInstance.get() as instance:
