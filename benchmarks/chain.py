@@ -1,11 +1,10 @@
-"""Times of the default chain: cold, unchanged, and after each kind of edit.
+"""Time the default chain: cold, unchanged, and after each kind of edit.
 
-    python benchmarks/chain.py            # in a copy of the checkout, with a store of its own
-    python benchmarks/chain.py --quick    # without the cold chain: load and no-change times only
+    python benchmarks/chain.py            # in a copy of the checkout, with its own store
+    python benchmarks/chain.py --quick    # skip the cold chain: load and no-change times only
 
-The checkout itself is not touched: recipes, sources and samples are copied to a temporary folder,
-edited there, and rebuilt with `ft-pipeline run`. With --set-up, `make setup` is timed too, in a
-fresh clone.
+The checkout is not touched: recipes, sources and samples are copied to a temporary folder, edited
+there, and rebuilt with `ft-pipeline run`. --set-up also times `make setup` in a fresh clone.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def time_chain(project: Path) -> dict[str, Any]:
     results["finetuned_cold_seconds"], _, _ = build(project, "--to", "finetuned_model")
     rest, _, results["evaluation"] = build(project)
     results["chain_cold_seconds"] = results["finetuned_cold_seconds"] + rest
-    print(f"finetuned_model with all it needs, cold: {results['finetuned_cold_seconds']:.0f} s")
+    print(f"finetuned_model and its inputs, cold: {results['finetuned_cold_seconds']:.0f} s")
     print(f"whole chain, cold: {results['chain_cold_seconds']:.0f} s; {results['evaluation']}\n")
     rows = [("edit", "rebuilt", "seconds", "evaluation afterwards")]
     for name, edit in EDITS.items():

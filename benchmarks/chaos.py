@@ -1,14 +1,14 @@
-"""Random kills of whole runs: the next run completes, and its content equals an undisturbed one's.
+"""Kill whole runs at random: the next run must finish with the content of an undisturbed one.
 
     python benchmarks/chaos.py               # 100 kills
     python benchmarks/chaos.py --kills 10 --seed 7
 
-Runs the default chain on the tests' tiny model. Before each kill the artifacts of one stage are
-removed, in turn, every tenth time the whole store and Dagster's history, so that there is work to
-hit; a SIGKILL comes at a random moment (drawn from --seed) of the time that this work takes
-undisturbed, to all processes of the run or to the command alone. Then the command is repeated to
-its end. Compared are the data versions of all assets; counted are drafts and processes that were
-left. Exit code 1 where one differs, or something was left.
+Runs the default chain on the tests' tiny model. Before each kill, the artifacts of one stage are
+removed (the stages take turns; every tenth time it is the whole store and Dagster's history), so
+that there is work to interrupt. SIGKILL comes at a random moment (drawn from --seed) within the
+time this work takes undisturbed, and hits all processes of the run or only the command. The command
+is then repeated to completion. The benchmark compares the data versions of all assets and counts
+leftover drafts and processes. Exit code 1 if a version differs or anything is left over.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ft_pipeline_tests.conftest import make_fresh_project
 from ft_pipeline_tests.tiny_model import make_tiny_model
 
 EVERYTHING_EACH = 10
-HEADER = ("stage", "kills", "in a worker", "drafts left by it", "good", "seconds a cycle")
+HEADER = ("stage", "kills", "hit a worker", "drafts left", "succeeded", "seconds per cycle")
 
 
 def main() -> None:
@@ -50,20 +50,20 @@ def main() -> None:
             print(f"{number + 1}: {kills[-1]}", file=sys.stderr)
     good = sum(map(is_good, kills))
     print_table([HEADER, *summarize(kills)])
-    print(f"\n{len(kills)} kills, {good} good")
+    print(f"\n{len(kills)} kills, {good} succeeded")
     write("chaos", {"seed": arguments.seed, "kills": kills, "good": good})
     sys.exit(0 if good == len(kills) else 1)
 
 
 def choose_stage(number: int) -> str:
-    """Return the stage of a kill: one after the other, everything each tenth time."""
+    """Return the stage of a kill: one after the other, every tenth time everything."""
     stages = [stage for stage in STAGES if stage != "everything"]
     last = number % EVERYTHING_EACH == EVERYTHING_EACH - 1
     return "everything" if last else stages[number % len(stages)]
 
 
 def summarize(kills: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a line a stage."""
+    """Return one line per stage."""
     by_stage: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for kill in kills:
         by_stage[kill["stage"]].append(kill)

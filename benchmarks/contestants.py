@@ -1,10 +1,10 @@
-"""The trainings that benchmarks/training.py compares, each run in a process of its own.
+"""The trainings that benchmarks/training.py compares, each in its own process.
 
     python benchmarks/contestants.py <contestant> '{"inputs": "…", "out": "…", …}'
 
-The last line of the output is a JSON object. `seconds` is the training loop alone, from the
-trainer's on_train_begin to its on_train_end, for all of them; `peak_mb` is the whole process, on a
-GPU what torch's allocator gave out there.
+The last line of the output is a JSON object. `seconds` covers only the training loop, from the
+trainer's on_train_begin to its on_train_end, for every contestant. `peak_mb` is the whole process,
+or on a GPU what torch's allocator handed out.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import Any
 from training_inputs import Inputs
 
 THREADS = int(os.environ.get("FT_THREADS", "2"))
-PADDED_LENGTH = 512  # of the guide
-# The same for all; dropout is 0 because unsloth is made for that.
+PADDED_LENGTH = 512  # as in the guide
+# The same for all; dropout is 0 because unsloth is optimized for it.
 LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.0}
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SETTINGS: dict[str, Any] = {
@@ -48,13 +48,13 @@ def main() -> None:
 
 
 def import_first(contestant: str) -> None:
-    """Import unsloth before transformers and trl, which it patches."""
+    """Import unsloth first, because it patches transformers and trl."""
     if contestant == "unsloth":
         import unsloth  # noqa: F401
 
 
 class Stopwatch:
-    """Times the loop of every trainer that is derived from transformers'."""
+    """Times the loop of any trainer derived from transformers' Trainer."""
 
     def __init__(self) -> None:
         import torch
@@ -78,7 +78,7 @@ class Stopwatch:
 
 
 def train_ours(given: Given) -> dict[str, Any]:
-    """Train by the worker's own code; `settings` are laid over those common to all."""
+    """Train with the worker's own code; `settings` override the common ones."""
     from ft_pipeline.config.recipe import Training
     from ft_pipeline.process.tasks import TrainTask
     from ft_pipeline.worker.models.methods import choose_backend
@@ -112,7 +112,7 @@ def train_ours(given: Given) -> dict[str, Any]:
 
 
 def time_saves() -> list[float]:
-    """Return a list that will hold the seconds of each checkpoint."""
+    """Return a list that collects the seconds of each checkpoint."""
     from ft_pipeline.worker.training.trainer import FineTuner
 
     saves: list[float] = []
@@ -128,7 +128,7 @@ def time_saves() -> list[float]:
 
 
 def keep_initial(target: Path) -> None:
-    """Write the parameters with which a session begins, for a plain loop to begin with them."""
+    """Write a session's initial parameters, so that a plain loop can start from the same ones."""
     from safetensors.torch import save_file
 
     from ft_pipeline.worker.training.session import Session
@@ -143,10 +143,10 @@ def keep_initial(target: Path) -> None:
 
 
 def train_plainly(given: Given) -> dict[str, Any]:
-    """Train by a loop of AdamW, one example after the other; return its losses.
+    """Train with a plain AdamW loop, one example at a time; return the losses.
 
-    In fp32, or where `autocast` says so with fp32 weights under bf16's autocast. The batches are
-    those of the project's plan, the initial parameters those of `initial`.
+    It runs in fp32 or, with `autocast`, on fp32 weights under bf16 autocast. Batches come from the
+    project's plan, initial parameters from `initial`.
     """
     import torch
     from safetensors.torch import load_file
@@ -166,7 +166,7 @@ def train_plainly(given: Given) -> dict[str, Any]:
     initial = load_file(given["initial"])
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if set(trained) != set(initial):
-        sys.exit(f"other parameters are trained: {sorted(set(trained) ^ set(initial))[:4]} …")
+        sys.exit(f"different parameters are trained: {sorted(set(trained) ^ set(initial))[:4]} …")
     for name, parameter in trained.items():
         parameter.data = initial[name].float().to(device)
     optimizer = torch.optim.AdamW(trained.values(), lr=chosen.learning_rate, weight_decay=0.0)
@@ -191,13 +191,13 @@ def train_plainly(given: Given) -> dict[str, Any]:
 
 
 def train_trl(given: Given) -> dict[str, Any]:
-    """A bare script: SFTTrainer on the same tokens.
+    """Train with a bare script: SFTTrainer on the same tokens.
 
-    `flavour` plain: our settings (fp32, no checkpointing), the adapter put back to fp32, which trl
-    rounds to bf16 on a quantized base (and a CPU without AMX is slow in it). defaults: what
-    SFTTrainer and SFTConfig choose themselves, and bf16 as NF4's compute dtype, as TRL's
-    documentation has it. bf16: the base in bf16 and no checkpointing; autocast on a GPU only: on a
-    CPU it would learn badly on NF4.
+    `flavour` plain: our settings (fp32, no checkpointing), with the adapter cast back to fp32,
+    because trl rounds it to bf16 on a quantized base, which is slow on a CPU without AMX.
+    defaults: what SFTTrainer and SFTConfig choose themselves, with bf16 as NF4's compute dtype as
+    in TRL's documentation. bf16: the base in bf16, no checkpointing, and autocast only on a GPU,
+    because on a CPU it learns badly on NF4.
     """
     import torch
     from peft import LoraConfig
@@ -241,7 +241,7 @@ def train_trl(given: Given) -> dict[str, Any]:
 
 
 def train_unsloth(given: Given) -> dict[str, Any]:
-    """A bare script with unsloth, without its checkpointing, in the fastest dtype here."""
+    """Train with a bare unsloth script, without its checkpointing, in the fastest dtype here."""
     import torch
     from trl import SFTTrainer
     from unsloth import FastLanguageModel
@@ -276,7 +276,7 @@ def train_unsloth(given: Given) -> dict[str, Any]:
 
 
 def train_llama_factory(given: Given) -> dict[str, Any]:
-    """LLaMA-Factory on the same tokens, in bf16 and without its checkpointing."""
+    """Train with LLaMA-Factory on the same tokens, in bf16 and without its checkpointing."""
     from datasets import Dataset, DatasetDict
     from llamafactory.train.tuner import run_exp
 
@@ -292,7 +292,7 @@ def train_llama_factory(given: Given) -> dict[str, Any]:
         | {
             "model_name_or_path": str(inputs.base_model),
             "tokenized_path": str(out / "tokenized"),
-            "dataset": "none",  # it and the template are asked for, not used: the tokens are made
+            "dataset": "none",  # this and the template are required but unused
             "template": "default",
             "stage": "sft",
             "do_train": True,
@@ -311,7 +311,7 @@ def train_llama_factory(given: Given) -> dict[str, Any]:
 
 
 def train_as_the_guide(given: Given) -> dict[str, Any]:
-    """transformers' Trainer in fp32: everything padded to 512 tokens and trained on."""
+    """Train with transformers' Trainer in fp32, on everything, padded to 512 tokens."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -364,7 +364,7 @@ def make_config(given: Given, **switches: Any) -> Any:
 
 
 def list_arguments(given: Given) -> dict[str, Any]:
-    """Return the training arguments that all have in common; the rest is the library's default."""
+    """Return the training arguments common to all; the rest are the library's defaults."""
     import torch
 
     return {
@@ -391,7 +391,7 @@ def fit(trainer: Any, given: Given) -> dict[str, Any]:
 
 
 def score_all(given: Given) -> dict[str, Any]:
-    """Return the validation loss of each adapter, and without one, on the base trained on."""
+    """Return the validation loss with each adapter and without one, on the base trained on."""
     import torch
 
     from ft_pipeline.worker.data.tokens import read_tokens

@@ -1,10 +1,10 @@
-"""Each combination of back end, method, quantization and precision beside a plain PyTorch loop.
+"""Compare each back end, method, quantization and precision with a plain PyTorch loop.
 
     python benchmarks/correctness.py                          # all, 24 steps of SmolLM2-135M
     python benchmarks/correctness.py --only unsloth --steps 6
 
-Both train on the same batches from the same initial parameters. The project's run and the loop are
-processes of their own; a difference outside its band ends with exit code 1.
+Both train on the same batches from the same initial parameters, in separate processes. A difference
+outside its band gives exit code 1.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from training_inputs import Inputs, make_inputs
 
 SMALL = {"batch_size": 2, "gradient_accumulation": 1}
 METHODS = ("qlora", "lora", "rslora", "dora", "bottleneck", "full")
-# How far a step's loss may leave that of the plain fp32 loop, relative: half precision and int8
-# round. Adam's first updates are nearly the gradient's sign, which rounding turns where it is
-# small: step 2 of SmolLM2 left by 3.6 %. Where all weights are trained so, a plain loop in bf16
-# leaves one in fp32 by 23 %, and is what bf16 is compared with. The mean of the last quarter is
-# held to ENDS.
+# How far a step's loss may differ from the plain fp32 loop's, relative. Half precision and int8
+# round. Adam's first updates are nearly the gradient's sign, and rounding flips that sign where the
+# gradient is small: step 2 of SmolLM2 differed by 3.6%. If all weights are trained in bf16, a plain
+# bf16 loop differs from an fp32 one by 23%, so bf16 is compared with the bf16 loop. ENDS is the
+# band for the mean of the last quarter.
 EXACT, ROUNDED, ENDS = 1e-4, 0.05, 0.01
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps")
-    parser.add_argument("--only", default="", help="combinations with this in their name")
+    parser.add_argument("--only", default="", help="only combinations whose name contains this")
     arguments = parser.parse_args()
     print(json.dumps(describe(), indent=1))
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as folder:
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def compare_all(folder: Path, steps: int, only: str) -> dict[str, Any]:
-    """Compare each combination that this machine can train."""
+    """Compare every combination this machine can train."""
     inputs = make_inputs(folder / "inputs", "smollm2", steps * SMALL["batch_size"], validation=1)
     plain: dict[tuple[str, ...], list[float]] = {}
     found: Table = {}
@@ -52,14 +52,14 @@ def compare_all(folder: Path, steps: int, only: str) -> dict[str, Any]:
             found[name] = compare(inputs, out, settings, steps, plain)
             print(f"{name}: {found[name]}", file=sys.stderr)
     if not found:
-        sys.exit(f"no combination has {only!r} in its name")
+        sys.exit(f"no combination's name contains {only!r}")
     show(found)
     within = all(figures["within_band"] for figures in found.values())
     return {"steps": steps, "combinations": found, "all_within_band": within}
 
 
 def list_combinations() -> dict[str, dict[str, Any]]:
-    """Return the settings of every combination that the project does not refuse on this machine."""
+    """Return the settings of every combination the project accepts on this machine."""
     from ft_pipeline.base.errors import PipelineError
     from ft_pipeline.config.recipe import Training
     from ft_pipeline.worker.hardware import choose_dtype
@@ -92,7 +92,7 @@ def compare(
     steps: int,
     plain: dict[tuple[str, ...], list[float]],
 ) -> dict[str, Any]:
-    """Return the largest relative difference of a step's loss; plain losses are kept in `plain`."""
+    """Return the largest relative difference of a step's loss; `plain` caches the plain losses."""
     rate = 1e-4 if settings["method"] == "full" else SETTINGS["learning_rate"]
     given = {
         "method": settings["method"],

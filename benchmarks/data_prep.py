@@ -1,20 +1,20 @@
-"""Rows to training examples: ft_pipeline beside `datasets`, a pandas loop, and bare DuckDB SQL.
+"""Rows to training examples: ft_pipeline, `datasets`, a pandas loop and bare DuckDB SQL compared.
 
     python benchmarks/data_prep.py                    # one million rows, every contestant
     python benchmarks/data_prep.py --rows 200000
-    python benchmarks/data_prep.py --scaling          # 0.5, 1, 5 million rows, ours alone
-    python benchmarks/data_prep.py --near             # near-duplicates, and 1 % new rows
+    python benchmarks/data_prep.py --scaling          # 0.5, 1 and 5 million rows, only ours
+    python benchmarks/data_prep.py --near             # near-duplicates, and 1% new rows
     python benchmarks/data_prep.py --trace            # `ft-pipeline trace` over a built train_set
 
-The rows are those of the Open Trivia Database in CSV (`$FT_REAL_DATA/opentdb/…`, else the bundled
-sample), multiplied to size; a number behind the question keeps them distinct. For --near the number
-stands behind every longer word, so that copies do not resemble each other, and one row in a hundred
-is a planted near-duplicate. Each contestant runs in a process of its own; time is that of the work,
-without the start of Python and imports; memory is the process's peak.
+The rows come from the Open Trivia Database in CSV (`$FT_REAL_DATA/opentdb/…`, otherwise the bundled
+sample), repeated up to the requested size; a number after the question keeps them distinct. With
+--near the number follows every longer word, so that copies do not resemble each other, and one row
+in a hundred is a planted near-duplicate. Each contestant runs in its own process. Times exclude the
+start of Python and imports; memory is the process's peak.
 
-Every contestant reads the CSV, decodes HTML entities, renders prompt and completion, splits 90 : 10
+Every contestant reads the CSV, decodes HTML entities, renders prompt and completion, splits 90:10
 and writes two JSONL files. ft_pipeline also checks each row, gives it a row_id, drops duplicates,
-splits by question, and writes Parquet with lineage and the rejected rows.
+splits by question, and writes lineage and rejected rows.
 """
 
 import argparse
@@ -43,9 +43,9 @@ NEAR_THRESHOLD = 0.8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--scaling", action="store_true", help="ours at several sizes")
+    parser.add_argument("--scaling", action="store_true", help="only ours, at several sizes")
     parser.add_argument("--near", action="store_true", help="with near-duplicates")
-    parser.add_argument("--trace", action="store_true", help="time trace on so many rows")
+    parser.add_argument("--trace", action="store_true", help="time trace on --rows rows")
     parser.add_argument("--child", nargs=3, metavar=("CONTESTANT", "CSV", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.child:
@@ -71,8 +71,8 @@ def measure_peers(folder: Path, rows: int) -> dict[str, Any]:
     source = make_csv(folder / "trivia.csv", rows)
     found = {name: measure(name, source, folder) for name in ("ours", "datasets", "pandas", "sql")}
     for figures in found.values():
-        figures["rows_a_second"] = round(rows / figures["seconds"])
-        figures["ours_is_faster_by"] = round(figures["seconds"] / found["ours"]["seconds"], 1)
+        figures["rows_per_second"] = round(rows / figures["seconds"])
+        figures["ours_times_as_fast"] = round(figures["seconds"] / found["ours"]["seconds"], 1)
     show(found)
     return {"rows": rows, "contestants": found}
 
@@ -82,7 +82,7 @@ def measure_scaling(folder: Path) -> dict[str, Any]:
     for rows in (500_000, 1_000_000, 5_000_000):
         source = make_csv(folder / "trivia.csv", rows)
         figures = measure("ours", source, folder)
-        found[f"{rows:,} rows"] = figures | {"rows_a_second": round(rows / figures["seconds"])}
+        found[f"{rows:,} rows"] = figures | {"rows_per_second": round(rows / figures["seconds"])}
     show(found)
     return {"contestants": found}
 
@@ -94,19 +94,19 @@ def measure_near(folder: Path, rows: int) -> dict[str, Any]:
     peer = make_csv(folder / "peer.csv", peer_rows, near=True)
     found = {
         "ours, near-duplicates": measure("ours_near", source, folder),
-        "ours, the same again": measure("ours_near", source, folder),
-        "ours, 1 % new rows": measure("ours_near", more, folder),
+        "ours, repeated": measure("ours_near", source, folder),
+        "ours, 1% new rows": measure("ours_near", more, folder),
         f"datasets + rensa, {peer_rows:,} rows": measure("datasets_near", peer, folder),
     }
     for name, figures in found.items():
         count = peer_rows if name.startswith("datasets") else rows
-        figures["rows_a_second"] = round(count / figures["seconds"])
+        figures["rows_per_second"] = round(count / figures["seconds"])
     show(found)
     return {"rows": rows, "contestants": found}
 
 
 def measure_trace(folder: Path, rows: int) -> dict[str, Any]:
-    """Build `train_set` by the command, then time both directions of trace, start-up included."""
+    """Build `train_set` with the command, then time trace in both directions, start-up included."""
     project = folder / "project"
     (project / "recipes").mkdir(parents=True)
     make_csv(project / "trivia.csv", rows)
@@ -151,13 +151,13 @@ def measure_trace(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def measure(contestant: str, source: Path, folder: Path) -> dict[str, Any]:
-    """Run one contestant in a process of its own; return seconds, peak memory in MB and more."""
+    """Run one contestant in its own process; return seconds, peak memory in MB and more."""
     print(f"{contestant}: {source.stat().st_size / 1e6:.0f} MB …", file=sys.stderr)
     out = folder / "out"
     command = [sys.executable, __file__, "--child", contestant, str(source), str(out)]
     subprocess.run(["rm", "-rf", str(out)], check=True)
     out.mkdir()
-    os.sync()  # what was written before is not written to the disk while this one is timed
+    os.sync()  # so that earlier writes are not flushed while this one is timed
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -175,7 +175,7 @@ Work = Callable[[Path, Path], dict[str, Any] | None]
 
 
 def prepare_ours(near: bool = False) -> Work:
-    import pandas  # noqa: F401  (pyarrow imports it at its first array; imports are not timed)
+    import pandas  # noqa: F401  (pyarrow imports it with its first array; imports are not timed)
 
     from ft_pipeline.config.recipe import Examples
     from ft_pipeline.config.sources import FilesSource
@@ -344,7 +344,7 @@ CONTESTANTS: dict[str, Callable[[], Work]] = {
 
 
 def make_csv(target: Path, rows: int, near: bool = False) -> Path:
-    """Write a CSV of so many rows, the real ones over and over, each distinct."""
+    """Write a CSV with this many rows: the real ones repeated, each made distinct."""
     real = Path(os.environ.get("FT_REAL_DATA", "")) / "opentdb" / "opentdb_kaggle_shape.csv"
     file = real if real.is_file() else ROOT / "data" / "samples" / "trivia.csv"
     with file.open(encoding="utf-8", newline="") as opened:

@@ -1,17 +1,17 @@
-"""Distillation: a step from stored teacher logits beside the usual ways, and what k words hold.
+"""Distillation: a step from stored teacher logits, the usual ways, and what k tokens hold.
 
-    python benchmarks/distillation.py            # a step and the loss alone, 49 k and 128 k words
+    python benchmarks/distillation.py            # a step, and the loss alone, 49k and 128k tokens
     python benchmarks/distillation.py --bytes    # a million trained positions: bytes, write, read
     python benchmarks/distillation.py --tails    # k = 8, 16, 64, 256 at T = 1 and 2, SmolLM2-135M
-    python benchmarks/distillation.py --tails --k 64 256 --temperature 2    # a part of that
+    python benchmarks/distillation.py --tails --k 64 256 --temperature 2    # part of that
 
-A step: 4 sequences of 100 tokens, 58 of each trained (as in the default recipe), a student of 15
-layers and a teacher of 30 with SmolLM2's sizes and random weights, fp32, fused AdamW over all.
-Each contestant runs in a process of its own; its extra memory is the peak above what it held before
-the first step (weights, and of the teacher where it needs one). The loss alone: 2,048 trained
-tokens, from hidden states to gradients. `--tails` trains the student that the default recipe prunes
-(15 of 30 layers) on real quiz questions from the untuned model's answers, and measures it on the
-validation split against the teacher's whole distribution.
+A step: 4 sequences of 100 tokens, 58 of each trained (as in the default recipe); a student of 15
+layers and a teacher of 30 with SmolLM2's sizes and random weights; fp32; fused AdamW over all
+weights. Each contestant runs in its own process. Its extra memory is the peak above what it held
+before the first step (its weights, and the teacher's if it needs one). The loss alone: 2,048
+trained tokens, from hidden states to gradients. `--tails` trains the default recipe's student (15
+of 30 layers) on real quiz questions with the untuned model's answers, and compares it with the
+teacher's whole distribution on the validation split.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def ask(name: str, **given: Any) -> dict[str, Any]:
-    """Run one contestant in a process of its own."""
+    """Run one contestant in its own process."""
     command = [sys.executable, __file__, "--child", name, json.dumps(given)]
     environment = {**os.environ, "OMP_NUM_THREADS": FT_THREADS, "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -74,8 +74,8 @@ def measure_steps(words: int) -> dict[str, Any]:
     found = {name: ask("step", words=words, way=name) for name in STEP_WAYS}
     alone = {name: ask("loss", words=words, way=name) for name in ("stored", "naive")}
     ours = found["stored"]
-    print(f"\n{words:,} words; a step of {SEQUENCES} × {LENGTH} tokens\n")
-    rows = [("", "seconds a step", "ours is faster by", "extra memory", "loss")]
+    print(f"\nvocabulary of {words:,}; a step of {SEQUENCES} × {LENGTH} tokens\n")
+    rows = [("", "seconds per step", "times ours", "extra memory", "loss")]
     for name, label in STEP_WAYS.items():
         r = found[name]
         rows.append(
@@ -95,7 +95,7 @@ def measure_steps(words: int) -> dict[str, Any]:
         seconds, extra = f"{r['seconds']:.2f}", f"{r['extra_mb']:,.0f} MB"
         rows.append((STEP_WAYS[name], seconds, extra, f"{r['loss']:.4f}"))
     print_table(rows)
-    print(f"ours takes {share:.1%} of the naive form's extra memory")
+    print(f"ours needs {share:.1%} of the naive form's extra memory")
     return {"step": found, "loss_alone": alone}
 
 
@@ -150,7 +150,7 @@ def measure_tails(ks: list[int], temperatures: list[float]) -> list[dict[str, An
 
 
 def train_tails(folder: str, ks: list[int], temperatures: list[float]) -> dict[str, Any]:
-    """Train one student for each k, T and tail, from the same weights on the same batches."""
+    """Train one student per k, T and tail, from the same weights on the same batches."""
     from tails import measure_all
 
     return {"rows": measure_all(Path(folder), TAIL_STEPS, ks, temperatures)}

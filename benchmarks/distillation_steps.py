@@ -1,4 +1,4 @@
-"""A step of distillation, each way in a process of its own, for benchmarks/distillation.py."""
+"""A distillation step in each way, for benchmarks/distillation.py."""
 
 import resource
 import sys
@@ -50,7 +50,7 @@ def time_step(words: int, way: str) -> dict[str, Any]:
         del teacher
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6, fused=True)
     losses, seconds = [], []
-    for parameter in student.parameters():  # the optimizer's state and gradients are no extra
+    for parameter in student.parameters():  # optimizer state and gradients do not count as extra
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     before = reset_peak()
@@ -64,7 +64,7 @@ def time_step(words: int, way: str) -> dict[str, Any]:
 
 
 def step_stored(student: Any, teacher: Any, batch: dict[str, Any]) -> Callable[..., float]:
-    """Answers are stored before the clock starts; the loss is T² KD alone, as in the others."""
+    """Answers are stored before the clock starts; the loss is only T² KD, as in the others."""
     import torch
 
     from ft_pipeline.worker.distillation.losses import StoredAnswers, stored_loss
@@ -120,7 +120,7 @@ def step_naive(student: Any, teacher: Any, batch: dict[str, Any]) -> Callable[..
 
 
 def naive_loss(student: Any, teacher: Any, trained: Any) -> Any:
-    """The guide's: −Σ softmax(t/T) · log_softmax(s/T), over trained tokens, times T²."""
+    """Return the guide's loss: −Σ softmax(t/T) · log_softmax(s/T), over trained tokens, × T²."""
     import torch
 
     p = torch.softmax(teacher / TEMPERATURE, -1)
@@ -156,7 +156,7 @@ def step_gkd(student: Any, teacher: Any, batch: dict[str, Any]) -> Callable[...,
         processing_class=tokenizer,
     )
 
-    trainer.current_gradient_accumulation_steps = 1  # its loop would set it
+    trainer.current_gradient_accumulation_steps = 1  # normally set by its loop
 
     def step(batch: dict[str, Any]) -> float:
         given = {**batch, "prompts": batch["input_ids"][:, : LENGTH - TRAINED]}
@@ -169,7 +169,7 @@ STEPPERS = {"stored": step_stored, "sft": step_sft, "naive": step_naive, "gkd": 
 
 
 def time_loss(words: int, way: str) -> dict[str, Any]:
-    """From hidden states of trained tokens to their gradient; the teacher's are there."""
+    """Time the loss alone, from hidden states of trained tokens to their gradient."""
     import torch
 
     from ft_pipeline.worker.distillation.losses import StoredAnswers, stored_loss
@@ -209,13 +209,13 @@ def configure(**fields: Any) -> Any:
 
 
 def reset_peak() -> float:
-    """Forget the peak of this process's resident memory; return what it holds, in MB."""
+    """Reset the peak of this process's resident memory; return its current size in MB."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 
 def peak_mb() -> float:
-    """The peak since then; of the whole life of the process where Linux does not say."""
+    """Return the peak since then, or that of the whole process if Linux does not say."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

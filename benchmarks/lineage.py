@@ -1,16 +1,15 @@
-"""How long `ft-pipeline trace` and `verify` take on a store of a million rows and a hundred models.
+"""Time `ft-pipeline trace` and `verify` on a store with a million rows and a hundred models.
 
     python benchmarks/lineage.py                 # a million rows, 4 builds of them, 100 models
     python benchmarks/lineage.py --rows 100000
-    python benchmarks/lineage.py --keep FOLDER   # build the store there, or use what is there
+    python benchmarks/lineage.py --keep FOLDER   # build the store there, or reuse it
 
-The examples are built by `ft-pipeline run` out of a CSV (as in data_prep.py), which loses a
-hundredth of its rows and gets as many others before each further build. Tokens, teacher logits,
-models and evaluations are published through the store with real manifests and receipts, a file of a
-few bytes for the weights; nothing is trained. Each command is timed as a process of its own,
-start-up included, five times; the median is shown, and beside it the median of its processor
-seconds, which other work on the machine does not lengthen. `verify` hashes gigabytes and has no
-limit.
+`ft-pipeline run` builds the examples from a CSV (as in data_prep.py); before each further build,
+one row in a hundred is replaced by a new one. Tokens, teacher logits, models and evaluations are
+published through the store with real manifests and receipts, and a few bytes in place of the
+weights; nothing is trained. Each command is timed five times as its own process, start-up included.
+The table shows the median, and the median processor time, which other work on the machine does not
+affect. `verify` hashes gigabytes and has no limit.
 """
 
 import argparse
@@ -55,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--builds", type=int, default=4)
-    parser.add_argument("--keep", type=Path, help="folder of the store, used again if it is there")
+    parser.add_argument("--keep", type=Path, help="folder of the store; reused if it exists")
     arguments = parser.parse_args()
     print(json.dumps(describe(), indent=1))
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-bench-") as name:
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def make_store(project: Project, rows: int, models: int, builds: int) -> None:
-    """Build the examples by the command, and publish what would be made of them."""
+    """Build the examples with the command, and publish what would be made from them."""
     root = project.root
     (root / "recipes").mkdir(parents=True)
     (root / "model").mkdir()
@@ -96,14 +95,14 @@ def make_store(project: Project, rows: int, models: int, builds: int) -> None:
 
 
 def replace_rows(file: Path, count: int, build: int) -> None:
-    """Take the first rows of a CSV away and put as many others at its end."""
+    """Remove the first rows of a CSV and append as many new ones."""
     header, *lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     new = [line.replace("?", f"? [{build}]", 1) for line in lines[:count]]
     file.write_text("".join([header, *lines[count:], *new]), encoding="utf-8")
 
 
 def publish_model(project: Project, rate: float) -> None:
-    """Publish a model and its evaluation, and what they need where the store does not have it."""
+    """Publish a model and its evaluation, and what they need if the store lacks it."""
     setting = (f"training.learning_rate={rate:.5f}",)
     chain = load_chain(project, DEFAULT_RECIPE, {DEFAULT_RECIPE: setting})
     shared = ("base_model", "train_tokens", "val_tokens")
@@ -124,7 +123,7 @@ def publish(chain: Chain, name: str) -> None:
 
 
 def fill(folder: Path, name: str, inputs: dict[str, Path]) -> None:
-    """Write content as the asset has it, as far as the lineage reads it."""
+    """Write the part of an asset's content that lineage reads."""
     if name.endswith("_tokens"):
         side = name.replace("_tokens", "_set")
         with (
@@ -150,7 +149,7 @@ def fill(folder: Path, name: str, inputs: dict[str, Path]) -> None:
 
 
 def time_commands(project: Project) -> dict[str, Any]:
-    """Time each question three times."""
+    """Time each command five times."""
     manifests = sorted((project.store / "finetuned_model").glob("*/manifest.json"))
     by_age = sorted(manifests, key=lambda file: file.stat().st_mtime)
     oldest, newest = by_age[0].parent.name, by_age[-1].parent.name
@@ -158,7 +157,7 @@ def time_commands(project: Project) -> dict[str, Any]:
     rows = pq.read_table(rows_file, columns=["row_id"]).column("row_id")
     rejected = project.store.glob("prompt_completions/*/meta/rejected.jsonl")
     count = len(list(project.store.glob("*/*/manifest.json")))
-    print(f"\n{count} artifacts, {len(manifests)} models, {len(rows):,} rows a build\n")
+    print(f"\n{count} artifacts, {len(manifests)} models, {len(rows):,} rows per build\n")
     last = [json.loads(file.read_text(encoding="utf-8").splitlines()[-1]) for file in rejected]
     commands = {
         "trace MODEL": ("trace", newest),

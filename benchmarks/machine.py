@@ -1,4 +1,4 @@
-"""What every benchmark prints beside its figures: the machine and the versions."""
+"""What every benchmark prints with its figures: the machine and the versions."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def write(name: str, results: dict[str, Any]) -> None:
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows as a Markdown table, the first as header."""
+    """Print rows as a Markdown table; the first row is the header."""
     header, *rest = rows
     print(f"| {' | '.join(header)} |")
     print(f"|{'---|' * len(header)}")
@@ -46,7 +46,7 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def name_gpu() -> str | None:
-    """Return the first GPU's name and memory; None where there is none."""
+    """Return the first GPU's name and memory; None if there is none."""
     if which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]

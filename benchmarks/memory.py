@@ -1,11 +1,11 @@
-"""Estimated beside measured: peak memory and speed of trainings at the sizes of known models.
+"""Compare estimated and measured peak memory, and measure speed, at the sizes of known models.
 
     python benchmarks/memory.py                                  # SmolLM2-135M's size
     python benchmarks/memory.py --shape 1b 8b --only qlora       # on a GPU
 
-Weights are random: what memory and time depend on is the shapes. Examples have `--length` tokens,
-half of them trained. Each training runs in a process of its own; the measured peak is what torch's
-allocator gave out on a GPU, the resident memory of the whole process on a CPU.
+Weights are random, since memory and time depend only on the shapes. Examples have `--length`
+tokens, half of them trained. Each training runs in its own process. The measured peak is what
+torch's allocator handed out on a GPU, or the resident memory of the whole process on a CPU.
 """
 
 import argparse
@@ -63,10 +63,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["135m"])
-    parser.add_argument("--only", nargs="*", default=[], help="trainings of these names alone")
+    parser.add_argument("--only", nargs="*", default=[], help="only the trainings with these names")
     parser.add_argument("--backend", nargs="+", default=["transformers"])
-    parser.add_argument("--length", type=int, default=512, help="tokens of an example")
-    parser.add_argument("--batch", type=int, default=2, help="examples in a forward pass")
+    parser.add_argument("--length", type=int, default=512, help="tokens per example")
+    parser.add_argument("--batch", type=int, default=2, help="examples per forward pass")
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     print(json.dumps(describe(), indent=1))
@@ -87,13 +87,13 @@ def main() -> None:
 
 
 def write_inputs(folder: Path, shape: str, length: int) -> Inputs:
-    """Write a base model of random bf16 weights, and EXAMPLES examples of so many tokens."""
+    """Write a base model with random bf16 weights, and EXAMPLES examples of `length` tokens."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from ft_pipeline.base.jsonl import write_jsonl
 
-    sys.path.insert(0, str(ROOT))  # the tests are no part of the installed package
+    sys.path.insert(0, str(ROOT))  # the tests are not part of the installed package
     from ft_pipeline_tests.tiny_model import make_tiny_model
 
     inputs = Inputs(folder)
@@ -124,7 +124,7 @@ def write_inputs(folder: Path, shape: str, length: int) -> Inputs:
 
 
 def measure(inputs: Inputs, settings: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Train, and return what was estimated and what was measured."""
+    """Train, and return estimated and measured figures."""
     from ft_pipeline.base.jsonl import read_jsonl
     from ft_pipeline.config.recipe import Training
     from ft_pipeline.graph.estimate import estimate_training, read_sizes
@@ -151,7 +151,7 @@ def measure(inputs: Inputs, settings: dict[str, Any], steps: int) -> dict[str, A
     on_gpu = describe()["gpu"] is not None
     chosen = Training.model_validate(given)
     estimate = estimate_training(chosen, config, tokens, steps, dtype, on_gpu=on_gpu)
-    # The first steps load kernels; the rest is the speed.
+    # The first steps load kernels; the later ones give the speed.
     seconds = [line["seconds"] for line in lines]
     later = steps // 2
     rate = (steps - later) * settings["batch_size"] * length / (seconds[-1] - seconds[later - 1])

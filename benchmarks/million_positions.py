@@ -1,4 +1,4 @@
-"""Bytes, writing and reading of stored teacher logits, for benchmarks/distillation.py."""
+"""Size, write and read times of stored teacher logits, for benchmarks/distillation.py."""
 
 import tempfile
 import time
@@ -9,7 +9,7 @@ from distillation_steps import K, configure
 
 
 def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[str, float]:
-    """Write and read answers at so many trained positions of 128,256 words: four bytes an id."""
+    """Write and read answers at this many positions; 128,256 tokens need four bytes per id."""
     import numpy as np
 
     from ft_pipeline.store.artifact_files import LOGITS_FILE
@@ -51,7 +51,7 @@ def store_a_million(positions: int = 1_000_000, an_example: int = 50) -> dict[st
         for start in range(0, len(order), 4):
             teacher_signal.tensors(order[start : start + 4].tolist())
         seconds["read in batches of four, random order, seconds"] = time.perf_counter() - begin
-    return {"bytes a position": size / positions, **seconds}
+    return {"bytes per position": size / positions, **seconds}
 
 
 def _random_answers(generator: Any, count: int) -> Any:

@@ -1,12 +1,12 @@
-"""Random kills: a training that is killed and started again equals an undisturbed one.
+"""Kill trainings at random: one that is killed and restarted must equal an undisturbed one.
 
     python benchmarks/resume.py               # 20 kills
     python benchmarks/resume.py --kills 3 --seed 7
 
-Trains the tiny model in workers, as the launcher starts them. Each kill is a SIGKILL at a random
-moment behind a random step (drawn from --seed), in one of the modes in turn; then the same command
-is repeated to its end. Compared are the bytes of the adapter, and metrics.jsonl without `seconds`.
-Exit code 1 where one differs.
+Trains the tiny model in workers, started like the launcher starts them. Each kill is a SIGKILL at
+a random moment after a random step (drawn from --seed); the modes take turns. The same command is
+then repeated to completion. The benchmark compares the bytes of the adapter, and metrics.jsonl
+without `seconds`. Exit code 1 if any differ.
 """
 
 import argparse
@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
     for dropout in (0.0, 0.05)
     for method in ("lora", "qlora")
 }
-# 48 examples: an epoch has 6 steps of 8, so that checkpoints lie inside and at the end of one.
+# 48 examples: an epoch has 6 steps of 8, so checkpoints fall inside and at the end of an epoch.
 EXAMPLES = 48
 SETTINGS: dict[str, Any] = {
     "backend": "transformers",
@@ -91,9 +91,9 @@ def finish(config: Path) -> Path:
 
 
 def kill_once(inputs: Inputs, folder: Path, mode: str, step: int, seconds: float) -> dict[str, Any]:
-    """Kill a training so many seconds behind a step, and repeat it to its end.
+    """Kill a training this many seconds after a step, then repeat it to completion.
 
-    Step 0 is before the first one. Raises SystemExit where the training ended before the kill.
+    Step 0 is before the first one. Raises SystemExit if the training ended before the kill.
     """
     config = write_task(inputs, folder, **(SETTINGS | MODES[mode]))
     metrics = folder / "output/meta/metrics.jsonl"
@@ -103,14 +103,14 @@ def kill_once(inputs: Inputs, folder: Path, mode: str, step: int, seconds: float
     worker.kill()
     code = worker.wait()
     if code != -9:
-        sys.exit(f"{mode}: the worker had ended ({code}) before it was killed behind step {step}")
+        sys.exit(f"{mode}: the worker ended ({code}) before it could be killed after step {step}")
     killed_at = count_steps(metrics)
     output = finish(config)
     report = json.loads((output / "meta/report.json").read_text(encoding="utf-8"))
     return {
-        "asked_for_step": step,
-        "killed_behind_step": killed_at,
-        "continued_behind_step": report["resumed_from_step"],
+        "requested_step": step,
+        "killed_after_step": killed_at,
+        "continued_after_step": report["resumed_from_step"],
         "output": output,
     }
 
@@ -121,7 +121,7 @@ def wait(worker: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> None:
 
 
 def count_steps(metrics: Path) -> int:
-    """Return the last logged step; 0 where there is none."""
+    """Return the last logged step; 0 if there is none."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 

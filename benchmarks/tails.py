@@ -1,7 +1,7 @@
-"""`distillation.py --tails`: what k stored words hold of a teacher, and what a student makes of it.
+"""`distillation.py --tails`: how much of a teacher k stored tokens hold, and what a student learns.
 
-The teacher is SmolLM2-135M-Instruct as it is, the student its 15 most influential layers. alpha is
-0, so that nothing but the teacher is learned from.
+The teacher is the untuned SmolLM2-135M-Instruct, the student its 15 most influential layers. alpha
+is 0, so the student learns only from the teacher.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ from ft_pipeline.worker.training import train
 def measure_all(
     inputs: Path, steps: int, ks: list[int], temperatures: list[float]
 ) -> list[dict[str, Any]]:
-    """Return a line for each temperature, k and tail; the whole vocabulary (online) is the last."""
+    """Return a line per temperature, k and tail, and one for the whole vocabulary (online)."""
     base = inputs / "base_model"
     root = Path(tempfile.mkdtemp(prefix="ft-pipeline-bench-"))
     pruned = _fresh(root / "student")
@@ -72,7 +72,7 @@ def _store(inputs: Path, root: Path, k: int, temperature: float) -> dict[str, fl
     )
     report = teacher_logits.run(task)["metadata"]
     inside = 1 - torch.tensor(teacher_logits.read_arrow(output / LOGITS_FILE)["outside"].to_numpy())
-    # KL(p_i / Σp ‖ p) = −log Σp: what renormalizing adds to a position's target.
+    # KL(p_i / Σp ‖ p) = −log Σp: how far renormalizing moves a position's target.
     return {
         "bytes": report["bytes_a_position"],
         "inside": float(inside.mean()),
@@ -120,7 +120,7 @@ def _train(
 
 @torch.inference_mode()
 def _compare(teacher: Path, taught: Path, inputs: Path, temperature: float) -> dict[str, float]:
-    """Return the student's loss on the validation split, and KL of the teacher's whole answer."""
+    """Return the student's loss on the validation split, and its KL from the teacher."""
     dtype = choose_dtype("auto")
     one, other = load_whole(teacher, dtype).eval(), load_whole(taught, dtype).eval()
     loss = kl = count = 0.0

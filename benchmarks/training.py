@@ -1,18 +1,18 @@
-"""Training of SmolLM2-135M: ft_pipeline beside TRL, unsloth and the guide's way.
+"""Training SmolLM2-135M with ft_pipeline, TRL, unsloth and the guide's way.
 
     python benchmarks/training.py                 # all contestants, 36 steps of 4 × 2 examples
     python benchmarks/training.py --steps 4       # the same, smaller
-    python benchmarks/training.py --grouping      # plain and grouped, trivia and chains of thought
+    python benchmarks/training.py --grouping      # plain, grouped and packed, on a mix of tasks
     python benchmarks/training.py --checkpoints   # what checkpoints cost
-    python benchmarks/training.py --start         # worker start to first step, tiny model
+    python benchmarks/training.py --start         # from worker start to first step, tiny model
 
-The examples are questions of the Open Trivia Database (`$FT_REAL_DATA/opentdb/…`, else the bundled
-sample), tokenized by the project, the same for all; r 16, learning rate, batch and thread count
-(FT_THREADS, else 2) too. LLaMA-Factory's versions exclude the project's: it takes part where
-FT_LLAMA_FACTORY names the Python of an environment that has it. Each contestant runs in a process
-of its own. Tokens per second are real (not padding) tokens over the seconds of the training loop,
-without start-up. The loss is nats a token on the validation split, measured the same way for all on
-the base that was trained on.
+All contestants get the same examples: questions from the Open Trivia Database
+(`$FT_REAL_DATA/opentdb/…`, otherwise the bundled sample), tokenized by the project. They also share
+r 16, learning rate, batch size and thread count (FT_THREADS, default 2). LLaMA-Factory's versions
+conflict with the project's, so it takes part only if FT_LLAMA_FACTORY names the Python of an
+environment that has it. Each contestant runs in its own process. Tokens per second are real tokens
+(no padding) over the seconds of the training loop, without start-up. The loss is in nats per token
+on the validation split, measured the same way for all, on the base that was trained on.
 """
 
 import argparse
@@ -40,7 +40,7 @@ BOTH: dict[str, tuple[str, dict[str, Any]]] = {
     "TRL, its defaults": ("trl", {"flavour": "defaults"}),
     "unsloth": ("unsloth", {}),
 }
-if name_gpu():  # `auto` takes unsloth there
+if name_gpu():  # `auto` uses unsloth there
     BOTH["ours, transformers"] = ("ours", {"settings": {"backend": "transformers"}})
 LLAMA_FACTORY = os.environ.get("FT_LLAMA_FACTORY")
 PEERS = {"qlora": {**BOTH}, "lora": {**BOTH, "the guide's way": ("guide", {})}}
@@ -52,9 +52,9 @@ Table = dict[str, dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, help="optimizer steps (36)")
-    parser.add_argument("--only", default="", help="contestants with this in their name")
-    parser.add_argument("--skip", nargs="*", default=[], help="leave out what has this in its name")
-    parser.add_argument("--method", choices=list(PEERS), help="peers of this method alone")
+    parser.add_argument("--only", default="", help="only contestants whose name contains this")
+    parser.add_argument("--skip", nargs="*", default=[], help="skip contestants named like this")
+    parser.add_argument("--method", choices=list(PEERS), help="only peers of this method")
     for name in MEASUREMENTS:
         parser.add_argument(f"--{name}", action="store_true", help=MEASUREMENTS[name].__doc__)
     arguments = parser.parse_args()
@@ -78,7 +78,7 @@ def measure_peers(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
     inputs = make_inputs(folder / "inputs", "smollm2", steps * effective_batch())
     print(f"\n{inputs.tokens:,} real tokens, {steps} steps of {effective_batch()} examples")
     if not LLAMA_FACTORY:
-        print("LLaMA-Factory is left out: FT_LLAMA_FACTORY names no Python that has it")
+        print("LLaMA-Factory is skipped: FT_LLAMA_FACTORY names no Python that has it")
     results: dict[str, Any] = {"steps": steps, "tokens": inputs.tokens, "methods": {}}
     for method, contestants in PEERS.items():
         found: Table = {}
@@ -96,19 +96,19 @@ def measure_peers(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
             figures["loss"] = round(losses[name], 4)
             if "ours, defaults" in found:
                 ours = found["ours, defaults"]["tokens_per_second"]
-                figures["ours_is_faster_by"] = round(ours / figures["tokens_per_second"], 2)
-        print(f"\n{method}; loss of the base alone {losses['no adapter']:.3f}\n")
+                figures["ours_times_as_fast"] = round(ours / figures["tokens_per_second"], 2)
+        print(f"\n{method}; loss of the base without an adapter {losses['no adapter']:.3f}\n")
         show(found)
         results["methods"][method] = {"base_loss": losses["no adapter"], "contestants": found}
     return results
 
 
 def measure_grouping(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
-    """plain beside grouped batches on a mix of trivia and chains of thought"""
+    """plain, grouped and packed batches on a mix of trivia and chains of thought"""
     steps = steps or 18
     examples = steps * effective_batch()
     inputs = make_inputs(folder / "inputs", "smollm2", examples - examples // 3, examples // 3)
-    print(f"\n{examples} examples, a third of them chains of thought, {inputs.tokens:,} tokens\n")
+    print(f"\n{examples} examples, one third chains of thought, {inputs.tokens:,} tokens\n")
     found: Table = {}
     for backend in ("transformers", "unsloth") if name_gpu() else ("transformers",):
         for batching in ("plain", "grouped", "packed"):
@@ -121,15 +121,15 @@ def measure_grouping(folder: Path, steps: int | None, only: str) -> dict[str, An
         plain = found.get(f"{name.partition(',')[0]}, plain")
         if plain:
             gain = figures["tokens_per_second"] / plain["tokens_per_second"]
-            figures["faster_than_plain_by"] = round(gain, 2)
+            figures["times_as_fast_as_plain"] = round(gain, 2)
     show(found)
     return {"steps": steps, "tokens": inputs.tokens, "batching": found}
 
 
 def measure_checkpoints(folder: Path, steps: int | None, only: str) -> dict[str, Any]:
-    """seconds of checkpoints at the recipes' intervals of 20 and 200 steps"""
+    """cost of checkpoints at intervals of 20 and 200 steps, as in the recipes"""
     steps = steps or 40
-    one = {"gradient_accumulation": 1}  # as the embedded recipe: 40 steps of 4
+    one = {"gradient_accumulation": 1}  # as in the embedded recipe: 40 steps of 4
     inputs = make_inputs(folder / "inputs", "smollm2", steps * SETTINGS["batch_size"])
     interval = min(20, steps // 2)
     found: Table = {}
@@ -178,7 +178,7 @@ def time_start(inputs: Inputs, folder: Path, method: str) -> float:
 
 
 def write_task(inputs: Inputs, folder: Path, **settings: Any) -> Path:
-    """Write config.json of a training, as the launcher does; return it."""
+    """Write a training's config.json like the launcher does; return its path."""
     (folder / "output" / "meta").mkdir(parents=True)
     task = {
         "base_model": str(inputs.base_model),
@@ -193,11 +193,11 @@ def write_task(inputs: Inputs, folder: Path, **settings: Any) -> Path:
 
 
 def start_worker(config: Path, threads: str = FT_THREADS) -> "subprocess.Popen[bytes]":
-    """Start a training as the launcher does, its log in log.txt beside config.json."""
+    """Start a training like the launcher does, with its log in log.txt next to config.json."""
     environment = {
         **os.environ,
         "FT_THREADS": threads,
-        "FT_LOCKS": str(config.parent),  # the user's own trainings are not waited for
+        "FT_LOCKS": str(config.parent),  # do not wait for the user's own trainings
         "HF_HUB_OFFLINE": "1",
     }
     with config.with_name("log.txt").open("wb") as log:
@@ -211,7 +211,7 @@ def start_worker(config: Path, threads: str = FT_THREADS) -> "subprocess.Popen[b
 
 
 def run_child(contestant: str, inputs: Inputs, out: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Run one contestant in a process of its own; return what it printed last."""
+    """Run one contestant in its own process; return what it printed last."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"inputs": str(inputs.folder), "out": str(out), **given})
     print(f"{contestant} {given.get('method', '')} {given.get('flavour', '')} …", file=sys.stderr)
@@ -229,7 +229,7 @@ def run_child(contestant: str, inputs: Inputs, out: Path, given: dict[str, Any])
         [python, str(Path(__file__).with_name("contestants.py")), contestant, text],
         capture_output=True,
         text=True,
-        cwd=out,  # unsloth writes a cache where it runs
+        cwd=out,  # unsloth writes a cache into its working directory
         env=environment,
         check=False,
     )

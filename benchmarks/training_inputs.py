@@ -1,9 +1,9 @@
-"""What the benchmarks of training train on, made by the project's own worker code.
+"""The training benchmarks' inputs, made with the project's own worker code.
 
     <folder>/base_model/  train_tokens/tokens.jsonl  val_tokens/tokens.jsonl
 
-Trivia and chains of thought are real where `$FT_REAL_DATA` has them (opentdb/, medical_o1/), else
-the bundled samples. Run as a script, it does the work in a process of its own:
+Trivia and chains of thought are real if `$FT_REAL_DATA` has them (opentdb/, medical_o1/), otherwise
+the bundled samples. Run as a script, it does the work in its own process:
 
     python benchmarks/training_inputs.py <folder> '{"model": "tiny", "trivia": 96}'
 """
@@ -19,14 +19,14 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
-# So many rows are read for one example: a fifth goes to validation, duplicates fall out.
+# Rows read per example: a fifth goes to validation, and duplicates are dropped.
 SPARE = 3
 Model = Literal["smollm2", "tiny"]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Artifacts as the chain has them."""
+    """Artifacts laid out as in the chain."""
 
     folder: Path
     tokens: int = 0
@@ -48,7 +48,7 @@ class Inputs:
 def make_inputs(
     folder: Path, model: Model, trivia: int, thoughts: int = 0, validation: int = 48
 ) -> Inputs:
-    """Make so many training and validation examples in a process of its own."""
+    """Make the requested training and validation examples in a separate process."""
     counts = {"trivia": trivia, "thoughts": thoughts, "validation": validation}
     command = [sys.executable, __file__, str(folder), json.dumps({"model": model, **counts})]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
@@ -73,7 +73,7 @@ def make_base_model(target: Path, model: Model) -> None:
     target.mkdir(parents=True)
     choice = BaseModelChoice(embedded="smollm2-135m-instruct")
     if model == "tiny":
-        sys.path.insert(0, str(ROOT))  # the tests are no part of the installed package
+        sys.path.insert(0, str(ROOT))  # the tests are not part of the installed package
         from ft_pipeline_tests.tiny_model import make_tiny_model
 
         choice = BaseModelChoice(path=str(make_tiny_model(target.with_name("tiny_model"))))
@@ -118,9 +118,9 @@ def find_thoughts() -> Path:
 
 
 def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write the token records of both splits, the first so many of each task; return those trained.
+    """Write token records for both splits, limited per task; return the training records.
 
-    Raises SystemExit where the data has too few examples.
+    Raises SystemExit if the data has too few examples.
     """
     from transformers import AutoTokenizer
 
@@ -140,7 +140,7 @@ def tokenize_sides(inputs: Inputs, counts: dict[str, Any]) -> list[dict[str, Any
             limit = number if side == "train" else counts["validation"] if number else 0
             found = [record for record in kept if record["task"] == task][:limit]
             if side == "train" and len(found) < number:
-                sys.exit(f"{number} examples of {task} are wanted, but the data gives {len(found)}")
+                sys.exit(f"{number} examples of {task} needed, but the data has only {len(found)}")
             chosen[side] += found
         output = inputs.folder / f"{side}_tokens"
         output.mkdir()
