@@ -31,7 +31,6 @@ from machine import describe, print_table, write
 
 from ft_pipeline.base.arrow_files import write_table
 from ft_pipeline.base.project import DEFAULT_RECIPE, Project
-from ft_pipeline.graph.asset_rules import MODEL_ASSETS
 from ft_pipeline.graph.chain import Chain, load_chain
 from ft_pipeline.graph.lookup import Lookup, open_store
 from ft_pipeline.lineage.receipt import write_receipt
@@ -117,7 +116,7 @@ def publish(chain: Chain, name: str) -> None:
     with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         fill(draft.path, name, {n: a.path for n, a in request.inputs.items()})
         draft.resolved = {"device": "cpu", "dtype": "float32", "threads": 2}
-        if name in MODEL_ASSETS:
+        if chain.rule(name).kind == "model":
             write_receipt(draft, draft.preview().manifest, open_store(chain), run_id="benchmark")
         open_store(chain).publish(draft, [], run_id="benchmark")
 
