@@ -17,7 +17,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.records import write_atomically
 from ft_pipeline.process.device_lock import Device
+from ft_pipeline.process.fork_server import ForkedProcess, ForkServer, choose_imports
 from ft_pipeline.process.reaper import end_group, read_grace, read_needs
 from ft_pipeline.process.tasks import LOG_FILE, TASK_FILE, WorkerTask
 
@@ -36,6 +37,8 @@ REAPER_GRACE_SECONDS = 10.0
 LAST_LINES = 30
 
 logger = logging.getLogger(__name__)
+
+_fork_server = ForkServer()
 
 
 class WorkerFailed(PipelineError):
@@ -62,7 +65,8 @@ def run_worker(
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
         command = worker_command(task.name, folder / TASK_FILE)
-        code, lines = run_in_group(command, session.get_bootstrap_env_vars(), folder, device)
+        bootstrap, imports = session.get_bootstrap_env_vars(), choose_imports(task)
+        code, lines = run_in_group(command, bootstrap, folder, device, imports)
     messages = session.get_custom_messages()
     for message in messages:
         if isinstance(message, dict) and "error" in message:
@@ -79,11 +83,16 @@ def worker_command(task: str, config: Path) -> list[str]:
 
 
 def run_in_group(
-    command: list[str], extra_env: Mapping[str, str], folder: Path, device: Device | None = None
+    command: list[str],
+    extra_env: Mapping[str, str],
+    folder: Path,
+    device: Device | None = None,
+    imports: Sequence[str] | None = None,
 ) -> tuple[int, list[str]]:
     """Run a command in a process group of its own; return its exit code and its last lines.
 
-    It works on `device`, whose lock it inherits.
+    It works on `device`, whose lock it inherits. With `imports` it is forked, where that may be,
+    from a process that has imported these modules (fork_server.py).
 
     Its output goes to this process's standard error and to `folder / "worker.log"`. When this
     process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to shut down (a training whose
@@ -92,25 +101,25 @@ def run_in_group(
     progress = "bar" if sys.stderr.isatty() else "lines"
     own_env = {"FT_PROGRESS": progress, "FT_PARENT": str(os.getpid())}
     shown = device.environment if device else {}
+    environment = {**os.environ, **own_env, **extra_env, **shown}
     inherited = (device.descriptor,) if device else ()
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **own_env, **extra_env, **shown},
-        pass_fds=inherited,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    output, write_end = os.pipe()
+    try:
+        process = _start(command, environment, write_end, inherited, imports)
+    except BaseException:
+        os.close(output)
+        raise
+    finally:
+        os.close(write_end)
     tail: deque[str] = deque(maxlen=LAST_LINES)
-    assert process.stdout is not None
-    reader = threading.Thread(
-        target=_forward, args=(process.stdout, folder / LOG_FILE, tail), daemon=True
-    )
+    source = os.fdopen(output, "rb")
+    reader = threading.Thread(target=_forward, args=(source, folder / LOG_FILE, tail), daemon=True)
     with contextlib.ExitStack() as stack:
         try:
             reader.start()
             stack.enter_context(_reaper_of(process.pid, folder, inherited))
+            if isinstance(process, ForkedProcess):
+                process.begin()
             _wait(process)
         except BaseException:
             _ask_to_shut_down(process, folder)
@@ -118,8 +127,33 @@ def run_in_group(
         finally:
             end_group(process.pid, lambda: 2.0)  # grandchildren that outlived the worker
             process.wait()
+            if isinstance(process, ForkedProcess):
+                process.close()
             reader.join(timeout=5)
+    assert process.returncode is not None, "it was waited for"
     return process.returncode, list(tail)
+
+
+def _start(
+    command: list[str],
+    environment: Mapping[str, str],
+    output: int,
+    inherited: tuple[int, ...],
+    imports: Sequence[str] | None,
+) -> "subprocess.Popen[bytes] | ForkedProcess":
+    if imports is not None:
+        forked = _fork_server.fork(command, imports, environment, output, inherited)
+        if forked is not None:
+            return forked
+    return subprocess.Popen(
+        command,
+        env=environment,
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def explain_end(task: str, code: int, lines: list[str], folder: Path) -> str:
@@ -178,13 +212,13 @@ def _reaper_of(group: int, folder: Path, inherited: tuple[int, ...]) -> Iterator
         os.close(write_end)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> None:
+def _wait(process: "subprocess.Popen[bytes] | ForkedProcess") -> None:
     """Wait by polling, so that an interrupt of this process is raised here."""
     while process.poll() is None:
         time.sleep(0.05)
 
 
-def _ask_to_shut_down(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _ask_to_shut_down(process: "subprocess.Popen[bytes] | ForkedProcess", folder: Path) -> None:
     """Send SIGTERM and wait: a training writes a checkpoint first, and may need a step for it."""
     logger.info("interrupted: asking the worker to shut down (up to %.0f s)", GRACE_SECONDS)
     process.terminate()

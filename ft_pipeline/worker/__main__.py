@@ -38,6 +38,7 @@ from ft_pipeline.process.tasks import (
     TrainTask,
     WorkerTask,
 )
+from ft_pipeline.worker.environment import set_library_defaults
 from ft_pipeline.worker.shutdown import GracefulShutdown
 
 RUNNERS = {
@@ -53,19 +54,12 @@ RUNNERS = {
 # Their warnings are about kernels that a CPU does not have, and would hide what matters.
 NOISY_LOGGERS = ("httpx", "torchao", "torch.utils._pytree", "bitsandbytes")
 
-# trl reports each trainer that is made, and imports wandb and mlflow where they are installed.
-NO_TELEMETRY = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DISABLE_MLFLOW_INTEGRATION": "TRUE",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "WANDB_ERROR_REPORTING": "false",
-}
-
 logger = logging.getLogger("ft_pipeline.worker")
 
 
 def main() -> int:
     """Parse the arguments, do the task, report; return the exit code."""
+    set_library_defaults()
     parser = argparse.ArgumentParser(prog="python -m ft_pipeline.worker", description=__doc__)
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--config", required=True, type=Path, help="config.json of a run folder")
@@ -134,8 +128,6 @@ def _run(task: WorkerTask) -> dict[str, Any]:
     from ft_pipeline.worker.hardware import choose_threads
 
     torch.set_num_threads(choose_threads())
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.update(NO_TELEMETRY)
     # Only what the task needs is imported; training chooses its imports itself (unsloth first).
     return dict(importlib.import_module(RUNNERS[task.name]).run(task))
 

@@ -13,18 +13,21 @@ import pytest
 from ft_pipeline.base.locks import is_held
 from ft_pipeline.process.device_lock import Device, find_lock, hold_device
 from ft_pipeline.process.launch import run_in_group
+from ft_pipeline_tests.process.conftest import IMPORTS, Imports
 from ft_pipeline_tests.process.test_launch import alive, find_processes, wait_until
 
 # A parent whose worker, deaf to SIGTERM, has a grandchild that is deaf as well.
-PARENT_WITH_DEVICE = """
-import sys
+PARENT_WITH_DEVICE = f"""
+import os, sys
 from pathlib import Path
 from ft_pipeline.process import launch
 from ft_pipeline.process.device_lock import hold_device
 launch.REAPER_GRACE_SECONDS = 600.0
 folder = Path(sys.argv[1])
+{IMPORTS}
 with hold_device("train", print) as device:
-    launch.run_in_group([sys.executable, str(folder / "deaf.py"), str(folder)], {}, folder, device)
+    command = [sys.executable, str(folder / "deaf.py"), str(folder)]
+    launch.run_in_group(command, {{}}, folder, device, imports)
 """
 DEAF = """
 import os, signal, subprocess, sys, time
@@ -37,7 +40,9 @@ time.sleep(600)
 
 
 @pytest.fixture
-def deaf(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int, int, Path]]:
+def deaf(
+    tmp_path: Path, imports: Imports
+) -> Iterator[tuple["subprocess.Popen[bytes]", int, int, Path]]:
     """A parent that holds the device, its worker and grandchild, and the lock."""
     (tmp_path / "deaf.py").write_text(DEAF, encoding="utf-8")
     command = [sys.executable, "-c", PARENT_WITH_DEVICE, str(tmp_path)]
@@ -90,13 +95,13 @@ def find_reapers(folder: Path) -> list[int]:
 
 
 def test_device_is_free_when_its_worker_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: Imports
 ) -> None:
     """Also where the launcher has started something else that goes on, such as a tracker."""
     monkeypatch.setenv("FT_LOCKS", str(tmp_path))
     with hold_device("train", print) as device:
         beside = subprocess.Popen(["sleep", "600"])
-        run_in_group([sys.executable, "-c", "pass"], {}, tmp_path, device)
+        run_in_group([sys.executable, "-c", "pass"], {}, tmp_path, device, imports)
         assert is_held(find_lock("cpu"))
     try:
         assert not is_held(find_lock("cpu"))
@@ -106,11 +111,11 @@ def test_device_is_free_when_its_worker_has_ended(
         beside.wait()
 
 
-def test_worker_sees_the_card_that_is_held_for_it(tmp_path: Path) -> None:
+def test_worker_sees_the_card_that_is_held_for_it(tmp_path: Path, imports: Imports) -> None:
     read_end, write_end = os.pipe()
     os.close(write_end)
     device = Device("GPU-aaaa", {"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}, read_end)
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
-    _, lines = run_in_group([sys.executable, "-c", code], {}, tmp_path, device)
+    _, lines = run_in_group([sys.executable, "-c", code], {}, tmp_path, device, imports)
     assert lines == ["GPU-aaaa"]
     os.close(read_end)

@@ -13,6 +13,7 @@ import pytest
 from ft_pipeline.process.launch import explain_end, run_in_group
 from ft_pipeline.process.reaper import NEEDS_FILE, read_grace, read_needs
 from ft_pipeline_tests.base.damages import list_damages
+from ft_pipeline_tests.process.conftest import IMPORTS, Imports
 
 # A worker that starts a grandchild, writes both ids, and works until it is ended.
 WORKER = """
@@ -28,8 +29,8 @@ time.sleep(600)
 """
 
 # A parent that runs that worker through the launcher; SIGTERM raises, as it does under Dagster.
-PARENT = """
-import signal, sys
+PARENT = f"""
+import os, signal, sys
 from pathlib import Path
 from ft_pipeline.process import launch
 def leave(*_):
@@ -37,8 +38,9 @@ def leave(*_):
 signal.signal(signal.SIGTERM, leave)
 launch.GRACE_SECONDS = 2.0
 folder = Path(sys.argv[1])
+{IMPORTS}
 command = [sys.executable, str(folder / "worker.py"), str(folder / "pids"), sys.argv[2]]
-launch.run_in_group(command, {}, folder)
+launch.run_in_group(command, {{}}, folder, None, imports)
 """
 
 
@@ -67,6 +69,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.usefixtures("imports")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("kind", ["obedient", "stubborn"])
 def test_no_process_is_left_when_the_parent_ends(
@@ -80,7 +83,7 @@ def test_no_process_is_left_when_the_parent_ends(
 
 
 # A parent of a real worker; `killed` is killed after it has started it, before its reaper.
-PARENT_OF_REAL_WORKER = """
+PARENT_OF_REAL_WORKER = f"""
 import os, signal, sys
 from pathlib import Path
 from ft_pipeline.process import launch
@@ -90,7 +93,9 @@ signal.signal(signal.SIGTERM, leave)
 if sys.argv[2] == "killed":
     launch._reaper_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 folder = Path(sys.argv[1])
-launch.run_in_group(launch.worker_command("train", folder / "config.json"), {}, folder)
+{IMPORTS}
+command = launch.worker_command("train", folder / "config.json")
+launch.run_in_group(command, {{}}, folder, None, imports)
 """
 
 
@@ -99,22 +104,24 @@ def start_parent_of_real_worker(folder: Path, kind: str) -> "subprocess.Popen[by
     return subprocess.Popen([sys.executable, "-c", PARENT_OF_REAL_WORKER, str(folder), kind])
 
 
+@pytest.mark.usefixtures("imports")
 def test_worker_whose_parent_was_killed_before_it_began_leaves(tmp_path: Path) -> None:
     parent = start_parent_of_real_worker(tmp_path, "killed")
     assert parent.wait(timeout=30) == -signal.SIGKILL
-    wait_until(lambda: not find_processes(tmp_path / "config.json"), seconds=30)
+    wait_until(lambda: not find_processes(tmp_path), seconds=30)
 
 
+@pytest.mark.usefixtures("imports")
 def test_worker_stays_while_its_parent_lives(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     parent = start_parent_of_real_worker(tmp_path, "waits")
     with contextlib.ExitStack() as stack:
         wait_until(lambda: is_read(config, stack), seconds=30)  # so it has looked for its parent
         time.sleep(1.5)
-        assert find_processes(config)
+        assert find_readers(config)
         parent.send_signal(signal.SIGTERM)
         parent.wait(timeout=30)
-    assert not find_processes(config)
+    wait_until(lambda: not find_processes(tmp_path))
 
 
 def is_read(fifo: Path, stack: contextlib.ExitStack) -> bool:
@@ -141,16 +148,19 @@ signal.signal(signal.SIGTERM, save)
 time.sleep(600)
 """
 
-PARENT_OF_SAVING = """
-import sys
+PARENT_OF_SAVING = f"""
+import os, sys
 from pathlib import Path
 from ft_pipeline.process import launch
 launch.REAPER_GRACE_SECONDS = 0.5
 folder = Path(sys.argv[1])
-launch.run_in_group([sys.executable, str(folder / "saving.py"), str(folder)], {}, folder)
+{IMPORTS}
+command = [sys.executable, str(folder / "saving.py"), str(folder)]
+launch.run_in_group(command, {{}}, folder, None, imports)
 """
 
 
+@pytest.mark.usefixtures("imports")
 def test_reaper_waits_for_the_checkpoint_of_a_worker_whose_parent_was_killed(
     tmp_path: Path,
 ) -> None:
@@ -188,17 +198,20 @@ while True:
     time.sleep(600)
 """
 
-PARENT_OF_MUMBLING = """
-import logging, sys
+PARENT_OF_MUMBLING = f"""
+import logging, os, sys
 from pathlib import Path
 from ft_pipeline.process import launch
 logging.basicConfig()
 launch.GRACE_SECONDS = 0.5
 folder = Path(sys.argv[1])
-launch.run_in_group([sys.executable, str(folder / "mumbling.py"), str(folder)], {}, folder)
+{IMPORTS}
+command = [sys.executable, str(folder / "mumbling.py"), str(folder)]
+launch.run_in_group(command, {{}}, folder, None, imports)
 """
 
 
+@pytest.mark.usefixtures("imports")
 def test_the_launcher_names_an_announcement_that_it_cannot_understand(tmp_path: Path) -> None:
     (tmp_path / "mumbling.py").write_text(MUMBLING, encoding="utf-8")
     command = [sys.executable, "-c", PARENT_OF_MUMBLING, str(tmp_path)]
@@ -210,37 +223,49 @@ def test_the_launcher_names_an_announcement_that_it_cannot_understand(tmp_path: 
     wait_until(lambda: not find_processes(tmp_path))
 
 
-def find_processes(config: Path) -> list[int]:
-    """Return the ids of the processes that have a path in their command line."""
+def find_processes(folder: Path) -> list[int]:
+    """Return the ids of the processes that have a path in their command line, or are its test's."""
+    mark = os.fsencode(f"FT_TEST_FOLDER={folder}\0")
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.fsencode(config) in (entry / "cmdline").read_bytes() and alive(int(entry.name)):
+        with contextlib.suppress(OSError):
+            command, environ = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+            if (os.fsencode(folder) in command or mark in environ) and alive(int(entry.name)):
                 found.append(int(entry.name))
-        except OSError:
-            continue
     return found
 
 
-def test_grandchild_does_not_outlive_its_worker(tmp_path: Path) -> None:
+def find_readers(file: Path) -> list[int]:
+    """Return the ids of the other processes that have a file open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == file:
+                found.add(int(link.parts[2]))
+    return sorted(found - {os.getpid()})
+
+
+def test_grandchild_does_not_outlive_its_worker(tmp_path: Path, imports: Imports) -> None:
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "pids"), "quits"]
-    code, _ = run_in_group(command, {}, tmp_path)
+    code, _ = run_in_group(command, {}, tmp_path, None, imports)
     assert code == 3
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_no_reaper_is_left(tmp_path: Path) -> None:
-    run_in_group([sys.executable, "-c", "pass"], {}, tmp_path)
+def test_no_reaper_is_left(tmp_path: Path, imports: Imports) -> None:
+    run_in_group([sys.executable, "-c", "pass"], {}, tmp_path, None, imports)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
     assert not [command for command in commands if b"reaper.py" in command]
 
 
-def test_output_goes_to_the_log_and_its_last_lines_come_back(tmp_path: Path) -> None:
+def test_output_goes_to_the_log_and_its_last_lines_come_back(
+    tmp_path: Path, imports: Imports
+) -> None:
     code = "print('a' * 10); print('bar 1\\rbar 2'); import sys; sys.exit(7)"
-    status, lines = run_in_group([sys.executable, "-c", code], {}, tmp_path)
+    status, lines = run_in_group([sys.executable, "-c", code], {}, tmp_path, None, imports)
     assert status == 7
     assert lines == ["a" * 10, "bar 1", "bar 2"]
     assert (tmp_path / "worker.log").read_bytes() == b"a" * 10 + b"\nbar 1\rbar 2\n"
