@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import runpy
+import shlex
 import signal
 import socket
 import sys
@@ -22,6 +23,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from setproctitle import setproctitle
 
 from ft_pipeline.process.fork_server import MESSAGE_BYTES, MOST_DESCRIPTORS
 from ft_pipeline.worker.environment import set_library_defaults
@@ -128,6 +131,7 @@ def become_worker(
     os.environ.update(request["environment"], FT_PARENT=str(server))
     set_library_defaults()
     os.chdir(request["folder"])
+    setproctitle(shlex.join([sys.executable, *request["command"]]))  # what `ps` shows
     channel.send(json.dumps({"pid": os.getpid()}).encode())
     channel.close()
     if not os.read(life_line, 1):
