@@ -35,16 +35,24 @@ def training_steps(project: TinyProject) -> int:
     return len(read_jsonl(files[0])) if files else 0
 
 
-def start(project: TinyProject) -> "subprocess.Popen[str]":
-    return project.start(*COMMAND, log=project.root / "command.log", **LONG)
+def start(project: TinyProject, **extra_env: str) -> "subprocess.Popen[str]":
+    return project.start(*COMMAND, log=project.root / "command.log", **LONG, **extra_env)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("sign", "fresh"),
+    [
+        (signal.SIGINT, "0"),
+        (signal.SIGTERM, "0"),
+        (signal.SIGKILL, "0"),
+        (signal.SIGKILL, "1"),  # each way with each signal: process/test_launch.py
+    ],
+)
 def test_interrupted_command_leaves_no_process_and_no_half_artifact(
-    project: TinyProject, sign: signal.Signals
+    project: TinyProject, sign: signal.Signals, fresh: str
 ) -> None:
     whole = sorted(project.store.rglob("manifest.json"))
-    command = start(project)
+    command = start(project, FT_FRESH_WORKERS=fresh)
     wait_until(lambda: training_steps(project) > 7, "the training")
     assert processes_of(project, "ft_pipeline.worker")
     os.kill(command.pid, sign)
