@@ -10,6 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ft_pipeline.base.activity import activity
+from ft_pipeline.base.durations import format_seconds
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.project import DEFAULT_RECIPE
 from ft_pipeline.base.settings import is_switched_on
@@ -179,7 +181,7 @@ def _materialize(
             if found is not None:
                 artifact = _recheck(lookup, name, found, checks.get(name, ()))
                 store.push_pending(artifact)
-                logger.info("%s: reused (%.1f s)", request.asset, monotonic() - start)
+                _say_done(lookup, name, artifact, "reused", monotonic() - start)
                 failed += _list_failed(artifact)
                 yield _result(lookup, name, artifact, reused=True)
                 continue
@@ -194,15 +196,22 @@ def _materialize(
             )
             drafts[name].forced = forced
         if drafts:
-            logger.info("%s: building", ", ".join(draft.asset for draft in drafts.values()))
-            work(context, drafts)
+            built = ", ".join(draft.asset for draft in drafts.values())
+            with activity(f"{built}: building", heading=True):
+                work(context, drafts)
         for name, draft in drafts.items():
             artifact = _publish(lookup, name, draft, checks.get(name, ()), context.run_id)
-            logger.info("%s: built (%.1f s)", draft.asset, artifact.manifest.seconds)
+            _say_done(lookup, name, artifact, "built", artifact.manifest.seconds)
             failed += _list_failed(artifact)
             yield _result(lookup, name, artifact, reused=False)
     if failed:  # Dagster's own error would name the check without what it says
         raise PipelineError("\n".join(failed))
+
+
+def _say_done(lookup: Lookup, name: str, artifact: Artifact, how: str, seconds: float) -> None:
+    figure = lookup.chain.key_figure(name, artifact.manifest.metadata)
+    took = format_seconds(seconds)
+    logger.info("%s: %s in %s: %s", artifact.manifest.asset, how, took, figure)
 
 
 def _list_failed(artifact: Artifact) -> list[str]:

@@ -1,29 +1,29 @@
 """Runs a chain's job in this process on the project's Dagster instance, for `ft-pipeline run`."""
 
-import logging
+import contextlib
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.assets import tags
 from ft_pipeline.assets.sqlite_tuning import hold_databases_open
+from ft_pipeline.base.console import PROJECT, show_project
+from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.graph.chain import Chain
 
 if TYPE_CHECKING:
     import dagster as dg
+INTERRUPTED = "DagsterExecutionInterruptedError"
 
 
-# What a run says while it goes on: assets, pulls, revisions, workers.
-SHOWN_LOGGERS = (
-    "ft_pipeline.base",
-    "ft_pipeline.progress",
-    "ft_pipeline.store",
-    "ft_pipeline.graph",
-    "ft_pipeline.process",
-)
+class RunStopped(PipelineError):
+    """Somebody has interrupted the run."""
+
+    def __init__(self) -> None:
+        super().__init__("what is built is kept, and the same command continues")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ def execute(
     chain: Chain,
     names: Sequence[str],
     force: Sequence[str],
-    show_progress: bool,
     run_id: str | None = None,
 ) -> Outcome:
     """Materialize some assets of a chain; never raises for a failed one.
+
+    Raises RunStopped when this process is interrupted.
 
     The run is recorded in the Dagster instance of the project (DAGSTER_HOME, by default the
     project's root), so the UI shows it like any other.
@@ -55,9 +56,7 @@ def execute(
     from ft_pipeline.assets.build import asset_key
     from ft_pipeline.assets.executor import guard_run
 
-    if show_progress:
-        _show_progress()
-    # What Dagster would say on the console is left out: the progress below is for people.
+    # What Dagster would say on the console is left out: `_shown` is for people.
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
@@ -69,6 +68,8 @@ def execute(
         dg.DagsterInstance.get() as instance,  # before the hold: new databases are moved
         hold_databases_open(),
         guard_run(instance, run_id),
+        _stopping(),
+        _shown(),
     ):
         result = job.execute_in_process(
             run_id=run_id,
@@ -78,6 +79,8 @@ def execute(
             tags={tags.ASK_UPSTREAM: "no"},
             raise_on_error=False,
         )
+        if any(is_interruption(event) for event in result.all_events):
+            raise RunStopped
         stats = instance.get_run_stats(result.run_id)
     seconds = (stats.end_time or 0.0) - (stats.start_time or stats.end_time or 0.0)
     return Outcome(result.run_id, seconds, _outcomes(result), _failures(result))
@@ -132,11 +135,54 @@ def _read_failure(event: "dg.DagsterEvent") -> str:
     return f"the run failed; the Dagster UI has its log. {error.to_string() if error else ''}"
 
 
-def _show_progress() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("· %(message)s"))
-    for name in SHOWN_LOGGERS:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.propagate = False
+def is_interruption(event: "dg.DagsterEvent") -> bool:
+    """Whether an event says that Ctrl-C or SIGTERM has ended a step."""
+    if not event.is_step_failure:
+        return False
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == INTERRUPTED
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Raise RunStopped for an interruption that came between two steps."""
+    import dagster._core.errors as dagster_errors
+
+    try:
+        yield
+    except (KeyboardInterrupt, dagster_errors.DagsterExecutionInterruptedError) as error:
+        raise RunStopped from error
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[None]:
+    """Show the project's records, and nothing else, on what standard error is at the start.
+
+    Dagster keeps what a step prints on standard error for its UI, and mirrors it by a `tail` that
+    may be a second late or leave out the end. So people read the stream itself here; what is
+    printed, by libraries too, is kept for the UI alone, and our records are printed as well.
+    """
+    with contextlib.ExitStack() as stack:
+        terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        stack.callback(terminal.close)
+        stack.enter_context(_nowhere(2))
+        for stream in (terminal, sys.stderr):
+            handler = show_project(stream)
+            stack.callback(PROJECT.removeHandler, handler)
+            stack.callback(handler.end)
+        yield
+
+
+@contextlib.contextmanager
+def _nowhere(descriptor: int) -> Iterator[None]:
+    """Let what is written to a file descriptor go nowhere."""
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    sys.stderr.flush()
+    os.dup2(nowhere, descriptor)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)

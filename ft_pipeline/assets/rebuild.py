@@ -60,7 +60,7 @@ class RebuildPlan:
         return {name: link for name, link in self.links.items() if not link.inputs}
 
 
-def rebuild(chain: Chain, found: Found, show_progress: bool) -> Rebuilt:
+def rebuild(chain: Chain, found: Found) -> Rebuilt:
     """Build an artifact again in a temporary store and compare.
 
     Raises PipelineError where it cannot be built as it was.
@@ -77,7 +77,7 @@ def rebuild(chain: Chain, found: Found, show_progress: bool) -> Rebuilt:
                 f"{found.link.asset} {found.link.fingerprint} cannot be built again as it was "
                 f"(recorded → today): {'; '.join(differences)}."
             )
-        _run(plan, found.link.name, Path(folder), show_progress)
+        _run(plan, found.link.name, Path(folder))
         return _compare(plan, found.link)
 
 
@@ -169,7 +169,7 @@ def list_differences(plan: RebuildPlan) -> list[str]:
     return found
 
 
-def _run(plan: RebuildPlan, target: str, folder: Path, show_progress: bool) -> None:
+def _run(plan: RebuildPlan, target: str, folder: Path) -> None:
     """Build in a Dagster instance of its own, so that the history of the project has no part."""
     from ft_pipeline.assets.execution import execute
 
@@ -177,7 +177,7 @@ def _run(plan: RebuildPlan, target: str, folder: Path, show_progress: bool) -> N
     settings = "telemetry: {enabled: false}\n"
     (folder / "dagster" / "dagster.yaml").write_text(settings, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(folder / "dagster")
-    outcome = execute(plan.lookup.chain, plan.names, (), show_progress, plan.run_id)
+    outcome = execute(plan.lookup.chain, plan.names, (), plan.run_id)
     if outcome.failures:
         raise PipelineError(f"rebuilding {target}: {' '.join(outcome.failures)}")
 

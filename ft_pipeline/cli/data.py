@@ -90,7 +90,7 @@ def verify_model(
     if rebuild:
         from ft_pipeline.assets import rebuild as rebuilding
 
-        rebuilt = rebuilding.rebuild(chain, found, show_progress=not as_json)
+        rebuilt = rebuilding.rebuild(chain, found)
         lineage_console.show_rebuilt(rebuilt, as_json)
         raise typer.Exit(0 if rebuilt.difference is None else 1)
     verdict = verify(chain, found)

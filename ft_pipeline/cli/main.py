@@ -78,13 +78,17 @@ def run(
                     console.show_estimate(name, estimate_asset(lookup, name))
             console.show_teacher(chain, states)
         return
-    from ft_pipeline.assets.execution import execute
+    from ft_pipeline.assets.execution import RunStopped, execute
 
     if no_train:
         os.environ["FT_NO_TRAIN"] = "1"
     if no_wait:
         os.environ["FT_NO_WAIT"] = "1"
-    outcome = execute(chain, names, tuple(force or ()), show_progress=not as_json)
+    try:
+        outcome = execute(chain, names, tuple(force or ()))
+    except RunStopped as error:
+        console.say_stopped(error)
+        raise typer.Exit(130) from error  # what a shell has for Ctrl-C
     console.show_outcome(chain, outcome, to, as_json)
     if not as_json:
         lineage_console.show_forgotten(chain)

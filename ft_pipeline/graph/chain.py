@@ -4,8 +4,9 @@ Nothing here looks into a store (lookup.py does), and nothing knows Dagster.
 """
 
 import logging
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -125,6 +126,10 @@ class Chain:
         """Code version for Dagster: the rule's number and the settings, so that both show."""
         return f"{self.rule(name).code_version}-{hash_json(self.settings(name))[:8]}"
 
+    def key_figure(self, name: str, metadata: Mapping[str, Any]) -> str:
+        """Return the figure that people look for first; "nan" for one that was not a number."""
+        return self.rule(name).key_figure({k: _number(v) for k, v in metadata.items()})
+
     def model_choice(self, name: str) -> BaseModelChoice:
         """Return which model an asset brings in: `base_model`, `teacher_model`, `student_model`."""
         choice = self._section(name)
@@ -157,6 +162,11 @@ class Chain:
 
     def _declared(self, name: str) -> Declared:
         return Declared(self.recipe, self.sources, name)
+
+
+def _number(value: Any) -> Any:
+    """Undo how a manifest, which is JSON, has a figure that is not a number."""
+    return math.nan if value is None else value
 
 
 def _base_model_asset(choice: BaseModelChoice, default: BaseModelChoice) -> str:

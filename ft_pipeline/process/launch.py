@@ -22,10 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ft_pipeline.base.console import ensure_shown
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.records import write_atomically
 from ft_pipeline.process.device_lock import Device
 from ft_pipeline.process.fork_server import ForkedProcess, ForkServer, choose_imports
+from ft_pipeline.process.output import MARKED, OutputReader
 from ft_pipeline.process.reaper import end_group, read_grace, read_needs
 from ft_pipeline.process.tasks import LOG_FILE, TASK_FILE, WorkerTask
 
@@ -94,12 +96,11 @@ def run_in_group(
     It works on `device`, whose lock it inherits. With `imports` it is forked, where that may be,
     from a process that has imported these modules (fork_server.py).
 
-    Its output goes to this process's standard error and to `folder / "worker.log"`. When this
-    process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to shut down (a training whose
-    steps take longer says so in shutdown.json), then its group SIGTERM and SIGKILL.
+    Its output goes to `folder / "worker.log"`, and its own log records to this process's loggers.
+    When this process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to shut down (a
+    training whose steps take longer says so in shutdown.json), then its group SIGTERM and SIGKILL.
     """
-    progress = "bar" if sys.stderr.isatty() else "lines"
-    own_env = {"FT_PROGRESS": progress, "FT_PARENT": str(os.getpid())}
+    own_env = {MARKED: "1", "FT_PARENT": str(os.getpid())}
     shown = device.environment if device else {}
     environment = {**os.environ, **own_env, **extra_env, **shown}
     inherited = (device.descriptor,) if device else ()
@@ -234,16 +235,8 @@ def _ask_to_shut_down(process: "subprocess.Popen[bytes] | ForkedProcess", folder
 
 
 def _forward(source: IO[bytes], log: Path, tail: "deque[str]") -> None:
-    """Copy the worker's output to standard error and its log; remember the last lines."""
-    line = b""
-    with log.open("wb") as file:
+    """Write the worker's output to its log, show its own records; remember the last lines."""
+    ensure_shown()
+    with log.open("w", encoding="utf-8") as file, contextlib.closing(OutputReader(file, tail)) as r:
         while chunk := os.read(source.fileno(), 65536):
-            file.write(chunk)
-            file.flush()
-            with contextlib.suppress(OSError, ValueError):  # a closed terminal stops no training
-                sys.stderr.write(chunk.decode("utf-8", errors="replace"))
-                sys.stderr.flush()
-            *whole, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
-            tail.extend(part.decode("utf-8", errors="replace") for part in whole if part.strip())
-    if line.strip():
-        tail.append(line.decode("utf-8", errors="replace"))
+            r.feed(chunk)

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from ft_pipeline.process.tasks import (
     WorkerTask,
 )
 from ft_pipeline.worker.environment import set_library_defaults
+from ft_pipeline.worker.log import set_up_log
 from ft_pipeline.worker.shutdown import GracefulShutdown
 
 RUNNERS = {
@@ -51,9 +53,6 @@ RUNNERS = {
     GenerateTask.name: "ft_pipeline.worker.inference.generate",
 }
 
-# Their warnings are about kernels that a CPU does not have, and would hide what matters.
-NOISY_LOGGERS = ("httpx", "torchao", "torch.utils._pytree", "bitsandbytes")
-
 logger = logging.getLogger("ft_pipeline.worker")
 
 
@@ -64,9 +63,7 @@ def main() -> int:
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--config", required=True, type=Path, help="config.json of a run folder")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    for name in NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    set_up_log()
     signal.signal(signal.SIGTERM, _shut_down)
     # Named by the launcher: where it was killed already, this process has another parent.
     _end_with_parent(int(os.environ.pop("FT_PARENT", os.getppid())))
@@ -104,12 +101,12 @@ def _run_for_dagster(task: WorkerTask, pipes: PipesContext) -> int:
         return 128 + signal.SIGTERM
     except PipelineError as error:
         pipes.report_custom_message({"error": str(error)})
-        logger.error("%s", error)
+        sys.stderr.write(f"{error}\n")  # for worker.log: the launcher shows what it was told
         return 1
     except (OSError, SafetensorError) as error:
         explained = explain_os_error(_as_os_error(error), _outputs(task)[0])
         pipes.report_custom_message({"error": str(explained)})
-        logger.exception("%s", explained)
+        traceback.print_exc()
         return 1
     return 0
 

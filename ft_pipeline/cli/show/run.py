@@ -1,7 +1,6 @@
 """What the command line shows: tables for people, JSON for programs."""
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,11 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Print an error for people on standard error."""
     _err.print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+
+
+def say_stopped(why: Exception) -> None:
+    """Print that an interruption has ended a run on standard error."""
+    _err.print(f"[yellow]stopped:[/yellow] {escape(str(why))}", soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -163,14 +167,6 @@ def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
     out.print(shown)
 
 
-def key_figure(chain: Chain, state: State) -> str:
-    """Return the one figure that people look for first; "NaN" for one that was not a number."""
-    assert state.artifact is not None, "a figure is of an artifact"
-    found = state.artifact.manifest.metadata
-    metadata = {k: math.nan if v is None else v for k, v in found.items()}
-    return chain.rule(state.name).key_figure(metadata)
-
-
 def _show_answers(chain: Chain, comparison: Artifact) -> None:
     """Print prompts of the validation split with the base's and the fine-tuned model's answer."""
     store, inputs = open_store(chain), comparison.manifest.inputs
@@ -244,11 +240,12 @@ def _outcome_record(chain: Chain, state: State, outcome: "Outcome") -> dict[str,
     done = outcome.assets.get(state.asset, "not built")
     artifact = state.artifact
     seconds = artifact.manifest.seconds if artifact and done == "built" else None
+    metadata = artifact.manifest.metadata if artifact else {}
     return {
         "asset": state.asset,
         "outcome": done,
         "seconds": 0.0 if done == "reused" else seconds,
-        "key_figure": key_figure(chain, state) if artifact else "; ".join(state.why),
+        "key_figure": chain.key_figure(state.name, metadata) if artifact else "; ".join(state.why),
     }
 
 

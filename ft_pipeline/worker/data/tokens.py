@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
@@ -40,7 +41,8 @@ def run(task: TokensTask) -> dict[str, Any]:
     reports = {}
     for asset, side in task.sides.items():
         examples = read_jsonl(side.examples)
-        kept, report = tokenize(examples, tokenizer, task.settings)
+        with activity(f"tokenizing {len(examples)} examples for {asset}"):
+            kept, report = tokenize(examples, tokenizer, task.settings)
         write_jsonl(side.output / TOKENS_FILE, kept)
         write_json(side.output / REPORT_FILE, report)
         lengths = [len(record["input_ids"]) for record in kept]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.json_files import write_json
 from ft_pipeline.process.tasks import ModelSpec, PruneTask
 from ft_pipeline.store.artifact_files import BASE_FILE, REPORT_FILE
@@ -83,13 +84,15 @@ def _choose_records(task: PruneTask) -> list[Record]:
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def _measure(model: Any, records: list[Record], pad_id: int) -> Importance:
     device = choose_device()
-    with Importance(model) as importance:
+    measuring = activity("measuring layers", len(records), "examples")
+    with Importance(model) as importance, measuring as going:
         for start in range(0, len(records), BATCH):
             batch = collate(records[start : start + BATCH], "plain", pad_id)
             mask = batch["attention_mask"].to(device)
             importance.expect(mask.bool())
             ids = batch["input_ids"].to(device)
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
+            going.advance(len(ids))
     return importance
 
 

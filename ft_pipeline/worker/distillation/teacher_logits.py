@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.arrow_files import map_table, write_table
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.json_files import write_json
@@ -163,23 +164,22 @@ def _answer(
     The order is by length, then key, and a shard ends with a batch: what a killed run has left is
     cut into the same batches again, so that the answers are equal to the last bit on a CPU.
     """
-    logger.info("the teacher answers at %d examples", len(missing))
     model = load_model(task.teacher, choose_dtype(task.teacher.precision))
     parts = require_body_and_head(model, "teacher")
     order = sorted(missing, key=lambda key: (-len(missing[key]["input_ids"]), key))
     keys: list[bytes] = []
     tables: list[pa.Table] = []
-    done = 0
-    for part in cut_batches([len(missing[key]["input_ids"]) for key in order]):
-        batch = order[part]
-        tables.append(_answer_batch(task, vocab_size, [missing[key] for key in batch], parts))
-        keys += batch
-        done += len(batch)
-        if sum(len(t) for t in tables) >= SHARD_POSITIONS or done == len(order):
-            examples = list_examples(keys, [count_positions(missing[key]) for key in keys])
-            cache.append({EXAMPLES_TABLE: examples, POSITIONS_TABLE: pa.concat_tables(tables)})
-            logger.info("%d of %d examples answered", done, len(order))
-            keys, tables = [], []
+    with activity("the teacher answers", len(order), "examples") as going:
+        for part in cut_batches([len(missing[key]["input_ids"]) for key in order]):
+            batch = order[part]
+            tables.append(_answer_batch(task, vocab_size, [missing[key] for key in batch], parts))
+            keys += batch
+            going.advance(len(batch))
+            full = sum(len(t) for t in tables) >= SHARD_POSITIONS
+            if full or going.state.done == len(order):
+                examples = list_examples(keys, [count_positions(missing[key]) for key in keys])
+                cache.append({EXAMPLES_TABLE: examples, POSITIONS_TABLE: pa.concat_tables(tables)})
+                keys, tables = [], []
 
 
 def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:

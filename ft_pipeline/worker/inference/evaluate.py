@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.hashing import META
 from ft_pipeline.base.json_files import write_json
 from ft_pipeline.base.jsonl import read_jsonl, write_jsonl
@@ -162,24 +163,30 @@ def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[s
     device = choose_device()
     found: list[dict[str, Any]] = []
     ordered = sorted(records, key=lambda record: len(record["input_ids"]))
-    for part in cut_batches([len(record["input_ids"]) for record in ordered]):
-        batch = {n: t.to(device) for n, t in collate(ordered[part], "plain", pad_id).items()}
-        labels = batch.pop("labels")
-        hidden = states_of(**batch, use_cache=False)
-        for row, record in enumerate(ordered[part]):
-            targets = labels[row, 1:]
-            trained = targets != IGNORED
-            logits = head(hidden[row, :-1][trained]).float()
-            loss = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
-            found.append(
-                {
-                    "example_id": record["example_id"],
-                    "task": record["task"],
-                    "loss": round(float(loss), 4),
-                    "tokens": int(trained.sum()),
-                }
-            )
+    with activity("scoring", len(ordered), "examples") as going:
+        for part in cut_batches([len(record["input_ids"]) for record in ordered]):
+            batch = {n: t.to(device) for n, t in collate(ordered[part], "plain", pad_id).items()}
+            labels = batch.pop("labels")
+            hidden = states_of(**batch, use_cache=False)
+            for row, record in enumerate(ordered[part]):
+                found.append(_score_row(record, labels[row, 1:], hidden[row, :-1], head))
+            going.reach(len(found))
     return sorted(found, key=lambda record: str(record["example_id"]))
+
+
+def _score_row(
+    record: dict[str, Any], targets: torch.Tensor, states: torch.Tensor, head: Head
+) -> dict[str, Any]:
+    """Return a record's loss; `targets`: int[length], `states`: float[length, hidden]."""
+    trained = targets != IGNORED
+    logits = head(states[trained]).float()
+    loss = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
+    return {
+        "example_id": record["example_id"],
+        "task": record["task"],
+        "loss": round(float(loss), 4),
+        "tokens": int(trained.sum()),
+    }
 
 
 def _part(model: Any) -> tuple[Callable[..., torch.Tensor], Head]:
@@ -207,11 +214,12 @@ def answer(
     prompts = [encode(tokenizer, text) for text in rendered]
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     texts: dict[int, tuple[str, bool]] = {}
-    for start in range(0, len(order), generation.batch_size):
-        chosen = order[start : start + generation.batch_size]
-        batch = [prompts[i] for i in chosen]
-        for index, text in zip(chosen, _generate(model, tokenizer, batch, generation), strict=True):
-            texts[index] = text
+    with activity("answering", len(order), "prompts") as going:
+        for start in range(0, len(order), generation.batch_size):
+            chosen = order[start : start + generation.batch_size]
+            answers = _generate(model, tokenizer, [prompts[i] for i in chosen], generation)
+            texts |= dict(zip(chosen, answers, strict=True))
+            going.reach(len(texts))
     return [
         {
             "example_id": example["example_id"],

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.base.hashing import hash_file
 from ft_pipeline.base.json_files import write_json
@@ -36,7 +37,8 @@ logger = logging.getLogger(__name__)
 def run(task: BaseModelTask) -> dict[str, Any]:
     """Bring the model into the task's output; return metadata."""
     if task.choice.embedded:
-        base = convert_embedded(find_embedded(), task.output)
+        with activity("unpacking the embedded model"):
+            base = convert_embedded(find_embedded(), task.output)
     elif task.choice.path:
         folder = task.folder or Path(task.choice.path)
         base = copy_local(folder, task.choice.path, task.output, task.field)
@@ -157,7 +159,9 @@ def download_snapshot(model: str, revision: str, field: str = "base_model") -> P
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
+        with activity(f"looking for {model} in the Hugging Face cache, else downloading it"):
+            files = list(MODEL_FILES)
+            return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except Exception as error:
         raise explain_download(f"{model} at {revision}", error, field) from error
 

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.worker.hardware import choose_device
 from ft_pipeline.worker.models.base_model import locate_weights
@@ -51,9 +52,10 @@ def load_whole(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 def _load(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
     device = {"": choose_device()}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map=device, use_safetensors=True, **options
-        )
+        with activity("loading the model"):
+            return AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map=device, use_safetensors=True, **options
+            )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise PipelineError(
             f"base model in {folder} cannot be loaded ({type(error).__name__}: {error}). Expected "

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.worker.hardware import choose_device
@@ -185,7 +186,8 @@ def _prepare_with_unsloth(
 
     from ft_pipeline.worker.models.base_model import locate_weights
 
-    with tempfile.TemporaryDirectory(prefix="ft-pipeline-tokenizer-") as folder:
+    loading = activity("loading the model")
+    with tempfile.TemporaryDirectory(prefix="ft-pipeline-tokenizer-") as folder, loading:
         _write_harmless_tokenizer(base_model, Path(folder))
         model, _ = FastLanguageModel.from_pretrained(
             model_name=str(locate_weights(base_model)),

@@ -13,20 +13,18 @@ of a checkpoint, so a resumed run writes the lines of an undisturbed one (but fo
 import json
 import logging
 import math
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
+from ft_pipeline.base.activity import Going, activity
 
 logger = logging.getLogger(__name__)
 
 # A spike is looked for against the mean of so many steps.
 RECENT = 20
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
@@ -103,42 +101,32 @@ class Progress:
 
 
 class Display:
-    """Shows progress: a tqdm bar in a terminal, elsewhere a line every ten seconds."""
+    """Writes metrics.jsonl, and shows how far a training is."""
 
     def __init__(self, metrics_file: Path, steps: int) -> None:
         self._file, self._steps = metrics_file, steps
-        self._last_line = -math.inf
-        self._bar: tqdm[Any] | None = None
+        self._going: Going | None = None
 
-    def begin(self, progress: Progress) -> None:
-        """Write the lines so far."""
+    @contextmanager
+    def showing(self, progress: Progress) -> Iterator[None]:
+        """Write the lines so far, and show the training for as long as the body runs."""
         self._file.write_text("", encoding="utf-8")
         for record in progress.records:
             self._append(record)
-        if os.environ.get("FT_PROGRESS") == "bar":
-            self._bar = tqdm(total=self._steps, unit="step", file=sys.stderr, leave=False)
+        with activity("training", self._steps, "steps", progress.step) as self._going:
+            yield
 
-    def show(self, record: dict[str, Any], progress: Progress) -> None:
-        """Append a line to metrics.jsonl, and show it where it is time to."""
+    def show(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl; what it says of validation is shown as such."""
         self._append(record)
         if "eval_loss" in record:
-            logger.info("step %d  loss on val_tokens %.4f", record["step"], record["eval_loss"])
-            return
-        speed = progress.tokens / max(progress.seconds, 1e-9)
-        now = monotonic()
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {record['loss']:.3f}, {speed:.0f} tokens/s")
-            self._bar.update(progress.step - self._bar.n)
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES or progress.step == self._steps:
-            self._last_line = now
-            left = progress.seconds / progress.step * (self._steps - progress.step)
-            line = "step %d/%d  loss %.3f  %.0f tokens/s  %.0f s left"
-            logger.info(line, progress.step, self._steps, record["loss"], speed, left)
+            logger.info("step %d: loss on val_tokens %.4f", record["step"], record["eval_loss"])
 
-    def end(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+    def advance(self, progress: Progress) -> None:
+        """Show the last step."""
+        assert self._going is not None, "a step belongs to a training that is shown"
+        speed = progress.tokens / max(progress.seconds, 1e-9)
+        self._going.reach(progress.step, f"loss {progress.losses[-1]:.3f}, {speed:.0f} tokens/s")
 
     def _append(self, record: dict[str, Any]) -> None:
         with self._file.open("a", encoding="utf-8") as file:

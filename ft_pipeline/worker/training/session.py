@@ -13,6 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.hashing import META
 from ft_pipeline.base.json_files import write_json
 from ft_pipeline.config.steps import plan_steps
@@ -102,14 +103,11 @@ class Session:
             trainer = self._make_trainer(fallback, checkpoint, Path(scratch))
             if checkpoint is None:
                 self._try_longest(trainer)
-            trainer.monitor.display.begin(self.progress)
-            try:
+            with trainer.monitor.display.showing(self.progress):
                 if checkpoint is not None and self._is_over():  # early stopping, unpublished
                     restore_trained(self.model, load_file(checkpoint / WEIGHTS_FILE))
                 else:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finally:
-                trainer.monitor.display.end()
             self._example_losses = trainer.monitor.example_losses.cpu()
         if self.settings.best_checkpoint and self.progress.best_step is not None:
             best = self.checkpoints.of_step(self.progress.best_step)
@@ -230,8 +228,11 @@ class Session:
         """Write the model and the worst examples; say whether the model loads again."""
         output, method = self.task.output, self.settings.method
         worst = write_worst_examples(self.records, self._example_losses, WORST, output / WORST_FILE)
-        save_model(self.model, self.tokenizer, method, self.task.base_model, output)
-        return {"adapter_loads": loads_again(self.model, output), "worst_examples": worst}
+        with activity("saving the model"):
+            save_model(self.model, self.tokenizer, method, self.task.base_model, output)
+        with activity("checking that it loads"):
+            loads = loads_again(self.model, output)
+        return {"adapter_loads": loads, "worst_examples": worst}
 
 
 def _read_resolved(checkpoint: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.store.artifact_files import IGNORED
@@ -227,13 +228,14 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
             raise PipelineError(self._explain_fault(fault))
         now = monotonic()
         progress.seconds += now - self._step_start
+        self.monitor.display.advance(progress)
         self.monitor.expected_seconds(now - self._step_start)
         if progress.step % TRIM_STEPS == 0 and self.args.device.type == "cpu":
             trim_heap()
         last = self.state.global_step >= self.state.max_steps
         if progress.step % settings.logging_steps == 0 or last:
             record = progress.close_window(float(self.state.epoch), learning_rate, grad_norm)
-            self.monitor.display.show(record, progress)
+            self.monitor.display.show(record)
         if settings.eval_steps and (progress.step % settings.eval_steps == 0 or last):
             self._evaluate_here()
         leaving = self.monitor.should_shut_down() and not last
@@ -250,7 +252,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def _evaluate_here(self) -> None:
         progress = self.monitor.progress
         record = progress.add_evaluation(self.measure_validation())
-        self.monitor.display.show(record, progress)
+        self.monitor.display.show(record)
         patience = self.settings.early_stopping
         if patience is not None and progress.without_best >= patience:
             logger.info("early stopping: no lower loss in %d evaluations", patience)
@@ -265,12 +267,14 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         order = sorted(self.work.validation, key=lambda record: len(record["input_ids"]))
         total, trained, size = 0.0, 0, self.work.micro_batch_size
         begin = monotonic()
-        with self.evaluating():
+        scoring = activity("scoring val_tokens", len(order), "examples")
+        with self.evaluating(), scoring as going:
             for start in range(0, len(order), size):
                 batch = collate(order[start : start + size], "plain", self.work.pad_id)
                 total += self.sum_loss(batch)
                 trained += count_trained(batch)
-                done = min(start + size, len(order)) / len(order)
+                going.reach(min(start + size, len(order)))
+                done = going.state.done / len(order)
                 self.monitor.expected_seconds((monotonic() - begin) / done)
         return total / max(trained, 1)
 

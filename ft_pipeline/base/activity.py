@@ -1,0 +1,145 @@
+"""Activities: what takes more than a moment, how far it is, and how much of it there is.
+
+    with activity("training", total=36, unit="steps") as going:
+        going.reach(1, "loss 2.310, 205 tokens/s")
+
+Each change is a log record with the Activity in its attribute `activity`: console.py shows it, and
+a worker's travels to the launcher like every other record.
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from ft_pipeline.base.durations import format_seconds, format_whole_seconds
+
+SECONDS_BETWEEN_LINES = 10.0
+
+logger = logging.getLogger(__name__)
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One state of an activity; `total` is None where it cannot be counted."""
+
+    id: str  # the same in all its states
+    what: str
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    figures: str = ""
+    heading: bool = False  # of what is said until it ends
+    ended: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.describe()}".rstrip()
+
+    def describe(self) -> str:
+        """Return how far it is: `12/36 steps, loss 2.310`."""
+        counted = "" if self.total is None else f"{self.done}/{self.total} {self.unit}".rstrip()
+        return ", ".join(part for part in (counted, self.figures) if part)
+
+
+class Going:
+    """An activity while it goes on."""
+
+    def __init__(self, state: Activity) -> None:
+        self.state = state
+
+    def reach(self, done: int, figures: str = "") -> None:
+        """Say how much of the total is done; `figures` stay until others come."""
+        self.state = replace(self.state, done=done, figures=figures or self.state.figures)
+        _report(self.state)
+
+    def advance(self, count: int) -> None:
+        """Say that so much more is done."""
+        self.reach(self.state.done + count)
+
+
+@contextmanager
+def activity(
+    what: str, total: int | None = None, unit: str = "", done: int = 0, heading: bool = False
+) -> Iterator[Going]:
+    """Show `what` for as long as the body runs."""
+    number = f"{os.getpid()}.{next(_numbers)}"
+    going = Going(Activity(number, what, done, total, unit, heading=heading))
+    _report(going.state)
+    try:
+        yield going
+    finally:
+        _report(replace(going.state, ended=True))
+
+
+def _report(state: Activity) -> None:
+    logger.info("%s", state, extra={"activity": state})
+
+
+@dataclass
+class Shown:
+    """An activity that goes on; times are seconds of the clock."""
+
+    state: Activity
+    start: float
+    done_at_start: int
+    changed: float  # when `done` last did
+
+    def describe_time(self, now: float) -> str:
+        """Return how long it takes still, or has taken where that cannot be said."""
+        done = self.state.done - self.done_at_start
+        if self.state.total is None or done <= 0:
+            return f"{format_whole_seconds(now - self.start)} so far"
+        pace = (self.changed - self.start) / done
+        left = pace * (self.state.total - self.state.done) - (now - self.changed)
+        return f"{format_whole_seconds(max(left, 0.0))} left"
+
+
+class Activities:
+    """The activities that go on, and which lines a log without a terminal has of them.
+
+    What cannot be counted is named when it begins, what is counted when it is done and took long;
+    in between there is a line on the one that began last, at most every ten seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._last_line = clock()
+        self.going: dict[str, Shown] = {}
+
+    def last(self) -> Shown | None:
+        """Return the one that began last."""
+        return list(self.going.values())[-1] if self.going else None
+
+    def update(self, state: Activity) -> str | None:
+        """Take a new state; return the line that stays of it, if one does."""
+        now = self._clock()
+        known = self.going.get(state.id)
+        if known is None:
+            self.going[state.id] = Shown(state, now, state.done, now)
+            return self._line(f"{state}…") if state.total is None else None
+        if known.state.done != state.done:
+            known.changed = now
+        known.state = state
+        if not state.ended:
+            return None
+        del self.going[state.id]
+        took = now - known.start
+        if state.done != state.total or took < SECONDS_BETWEEN_LINES:
+            return None
+        return self._line(f"{state}, in {format_seconds(took)}")
+
+    def next_line(self) -> str | None:
+        """Return a line on what goes on, if it is time for one."""
+        now, shown = self._clock(), self.last()
+        if shown is None or now - self._last_line < SECONDS_BETWEEN_LINES:
+            return None
+        return self._line(f"{shown.state}, {shown.describe_time(now)}")
+
+    def _line(self, text: str) -> str:
+        self._last_line = self._clock()
+        return text
