@@ -10,7 +10,7 @@ export DAGSTER_HOME := $(CURDIR)
 export DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME := ft_pipeline.definitions
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo setup dev test lint types format schema accept-code clean
+.PHONY: demo setup dev test lint types format schema readme docs accept-code clean
 
 demo: setup
 	$(BIN)/ft-pipeline run
@@ -52,6 +52,14 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The README's answer, figures and picture, from the built store of the default recipe.
+readme: setup
+	$(BIN)/python benchmarks/readme.py
+
+# The documentation as site/, to be read from the disk: open site/index.html. A dead link fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 schema: setup
 	$(BIN)/ft-pipeline recipe schema > recipes/schema.json
 	$(BIN)/ft-pipeline recipe settings > docs/settings.md
@@ -62,4 +70,4 @@ accept-code: setup
 	$(BIN)/python -m ft_pipeline_tests.code_versions
 
 clean:
-	rm -rf $(VENV) .dagster build *.egg-info
+	rm -rf $(VENV) .dagster build site *.egg-info
