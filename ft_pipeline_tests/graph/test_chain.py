@@ -107,6 +107,7 @@ CHANGES: dict[str, Change] = {
     ),
     "examples.inputs.0.templates": change("examples.inputs.0.templates=[quiz_set]", EXAMPLES),
     "examples.inputs.0.set_size": change("examples.inputs.0.set_size=7", EXAMPLES),
+    "examples.inputs.0.shares": change("examples.inputs.0.shares={quiz_set: 0.7}", EXAMPLES),
     "examples.inputs.0.labels": change(
         "examples.inputs.0.labels={0: genuine, 1: scam}",
         EXAMPLES,
