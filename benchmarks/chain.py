@@ -142,7 +142,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "a metric's setting": edit_recipe("answer_normalization: squad", "answer_normalization: none"),
     "token limit, no example longer": edit_recipe("max_length: 512", "max_length: 600"),
     "one answer of a row": edit_row(4, lambda text: f"{text} (sic)"),
-    "learning rate 1e-3 → 2e-3": edit_recipe("learning_rate: 1e-3", "learning_rate: 2e-3"),
+    "learning rate 2e-3 → 1e-3": edit_recipe("learning_rate: 2e-3", "learning_rate: 1e-3"),
 }
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ MODELS = {
     "ce_evaluation": "The student trained by plain cross-entropy",
     "distilled_evaluation": "The student taught by the teacher",
 }
+# Figures of each model that Dagster plots over time.
+PLOTTED = ("loss", "valid_items_share", "response_token_f1", "exact_match", "token_f1")
 
 
 def define_evaluation(chain: Chain) -> list[dg.AssetsDefinition]:
@@ -119,7 +121,7 @@ def _describe_comparison(
         f"{model}_{name}": float(value)
         for model, figures in comparison.items()
         for name, value in figures.items()
-        if name in ("loss", "valid_items_share", "token_f1")
+        if name in PLOTTED
     }
     shown = {"comparison": {"markdown": table}}
     if "distilled" in comparison:

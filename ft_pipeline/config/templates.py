@@ -41,7 +41,8 @@ TEMPLATES: dict[str, dict[str, Template]] = {
             "Generate a quiz question about {category} with {difficulty} difficulty.", QUIZ_ITEM
         ),
         QUIZ_SET: Template(QUIZ_SET_PROMPT.replace("{n}", ""), QUIZ_SET_ITEM),
-        "answer": Template("{question}", "{correct_answer}"),
+        # A question alone may as well ask for a chain of thought.
+        "answer": Template("Answer in a few words: {question}", "{correct_answer}"),
     },
     "qa": {
         "answer": Template("{question}", "{answer}"),

@@ -1,8 +1,9 @@
 """Metrics on generated answers.
 
 A quiz item is valid when it has a question, a correct answer, and three distinct wrong options
-without the correct one among them; for true/false exactly the other value. A chain of thought is
-scored on its response: normalised exact match and token F1 (SQuAD, arXiv 1606.05250).
+without the correct one among them; for true/false exactly the other value. An answer is scored by
+normalised exact match and token F1 (SQuAD, arXiv 1606.05250), a chain of thought on its response;
+the two have figures apart, since a short answer can be hit exactly and a sentence hardly ever.
 """
 
 import math
@@ -94,7 +95,7 @@ def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
     """Return the shares over all scored answers; NaN where a task has no answer."""
     quiz = [s for s in scores if "items_asked" in s]
     cot = [s for s in scores if "think_closed" in s]
-    answers = [s for s in scores if "exact_match" in s]
+    answers = [s for s in scores if "exact_match" in s and "think_closed" not in s]
     asked = sum(s["items_asked"] for s in quiz)
     return {
         "valid_items_share": _ratio(sum(s["items_valid"] for s in quiz), asked),
@@ -102,6 +103,8 @@ def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
             sum(min(s["items_found"], s["items_asked"]) for s in quiz), asked
         ),
         "think_closed_share": _ratio(sum(s["think_closed"] for s in cot), len(cot)),
+        "response_exact_match": _ratio(sum(s["exact_match"] for s in cot), len(cot)),
+        "response_token_f1": _ratio(sum(s["token_f1"] for s in cot), len(cot)),
         "exact_match": _ratio(sum(s["exact_match"] for s in answers), len(answers)),
         "token_f1": _ratio(sum(s["token_f1"] for s in answers), len(answers)),
     }

@@ -14,8 +14,10 @@ ROWS = {
     "well_formed_items_share": ("quiz items in the asked form ↑", ".0%"),
     "valid_items_share": ("valid quiz items ↑", ".0%"),
     "think_closed_share": ("`<think>` closed ↑", ".0%"),
-    "exact_match": ("response: exact match ↑", ".0%"),
-    "token_f1": ("response: token F1 ↑", ".3f"),
+    "response_exact_match": ("response behind `</think>`: exact match ↑", ".0%"),
+    "response_token_f1": ("response behind `</think>`: token F1 ↑", ".3f"),
+    "exact_match": ("answer: exact match ↑", ".0%"),
+    "token_f1": ("answer: token F1 ↑", ".3f"),
     "finished_share": ("answers that ended by themselves ↑", ".0%"),
 }
 

@@ -15,7 +15,10 @@ def count_rows(m: Metadata) -> str:
 
 
 def count_used_rows(m: Metadata) -> str:
-    return f"{m['dagster/row_count']} examples, {m['rows_rejected']} rows rejected"
+    unused = m["rejected_by_reason"].get("not_sampled", 0)
+    sampled = f", {unused} not sampled" if unused else ""
+    rejected = m["rows_rejected"] - unused
+    return f"{m['dagster/row_count']} examples, {rejected} rows rejected{sampled}"
 
 
 def count_examples(m: Metadata) -> str:

@@ -89,7 +89,7 @@ REMOVED = object()
             ["chain_of_thought"],
             [
                 "examples.inputs.1.templats: unknown key (found: ['chain_of_thought'])",
-                "Allowed here: source, parser, templates, set_size, labels, limit, weight.",
+                "Allowed here: source, parser, templates, shares, set_size, labels, limit, weight.",
                 "Did you mean `templates`?",
             ],
             id="unknown key in an item of a list",

@@ -89,8 +89,8 @@ def test_each_model_has_its_figures(comparison: dict[str, dict[str, Any]]) -> No
         "valid_items_share": 0.0,
         "well_formed_items_share": 0.0,
         "think_closed_share": 0.0,
-        "exact_match": 0.0,
-        "token_f1": 0.0,
+        "response_exact_match": 0.0,
+        "response_token_f1": 0.0,
         "answers": 2,
         "finished_share": 0.5,
     }
@@ -100,8 +100,8 @@ def test_each_model_has_its_figures(comparison: dict[str, dict[str, Any]]) -> No
         "valid_items_share": 1.0,
         "well_formed_items_share": 1.0,
         "think_closed_share": 1.0,
-        "exact_match": 1.0,
-        "token_f1": 1.0,
+        "response_exact_match": 1.0,
+        "response_token_f1": 1.0,
         "answers": 2,
         "finished_share": 0.5,
     }
@@ -134,7 +134,8 @@ def test_the_comparison_is_written(comparison: dict[str, dict[str, Any]], folder
 def test_a_task_without_answers_has_no_figure_and_no_row(folder: Path) -> None:
     evaluation = write_evaluation(folder / "base", (RIGHT,), [(1.0, 1)])
     comparison = compare(folder, {"base": evaluation})
-    assert comparison["base"].keys().isdisjoint({"think_closed_share", "exact_match", "token_f1"})
+    missing = {"think_closed_share", "response_exact_match", "response_token_f1", "exact_match"}
+    assert comparison["base"].keys().isdisjoint({*missing, "token_f1"})
     report = (folder / "meta" / "report.md").read_text(encoding="utf-8")
     assert "valid quiz items" in report
     assert "exact match" not in report
@@ -158,7 +159,7 @@ def test_the_table_has_a_dash_where_one_model_has_no_figure() -> None:
         "| | base | finetuned |",
         "|---|---:|---:|",
         "| completion loss (nats a token) ↓ | 2.000 | 1.500 |",
-        "| response: token F1 ↑ | – | 0.250 |",
+        "| answer: token F1 ↑ | – | 0.250 |",
     ]
 
 

@@ -168,12 +168,16 @@ def test_scores_are_summed_over_the_items_asked_for() -> None:
         {"think_closed": 1.0, "exact_match": 1.0, "token_f1": 1.0},
         {"think_closed": 0.0, "exact_match": 0.0, "token_f1": 0.5},
     ]
-    assert summarize_scores([*quiz, *thoughts]) == {
+    answers = [{"exact_match": 0.0, "token_f1": f1} for f1 in (0.0, 0.3, 0.6)]
+    answers.append({"exact_match": 1.0, "token_f1": 1.0})
+    assert summarize_scores([*quiz, *thoughts, *answers]) == {
         "valid_items_share": 2 / 4,
         "well_formed_items_share": 3 / 4,
         "think_closed_share": 0.5,
-        "exact_match": 0.5,
-        "token_f1": 0.75,
+        "response_exact_match": 0.5,
+        "response_token_f1": 0.75,
+        "exact_match": 1 / 4,
+        "token_f1": pytest.approx(1.9 / 4),
     }
 
 

@@ -103,15 +103,22 @@ CHANGES: dict[str, Change] = {
         "examples.inputs.0.source=other", {"raw_trivia", "raw_other"} | EXAMPLES
     ),
     "examples.inputs.0.parser": change(
-        "examples.inputs.0.parser=cot", EXAMPLES, "examples.inputs.0.templates=[chain_of_thought]"
+        "examples.inputs.0.parser=cot",
+        EXAMPLES,
+        "examples.inputs.0.templates=[chain_of_thought]",
+        "examples.inputs.0.shares={}",
     ),
-    "examples.inputs.0.templates": change("examples.inputs.0.templates=[quiz_set]", EXAMPLES),
+    "examples.inputs.0.templates": change(
+        "examples.inputs.0.templates=[quiz_set]", EXAMPLES, "examples.inputs.0.shares={}"
+    ),
     "examples.inputs.0.set_size": change("examples.inputs.0.set_size=7", EXAMPLES),
+    "examples.inputs.0.shares": change("examples.inputs.0.shares={quiz_set: 0.7}", EXAMPLES),
     "examples.inputs.0.labels": change(
         "examples.inputs.0.labels={0: genuine, 1: scam}",
         EXAMPLES,
         "examples.inputs.0.parser=dialogue_label",
         "examples.inputs.0.templates=[dialogue_label]",
+        "examples.inputs.0.shares={}",
     ),
     "examples.inputs.0.limit": change("examples.inputs.0.limit=100", EXAMPLES),
     "examples.inputs.0.weight": change("examples.inputs.0.weight=2", EXAMPLES),

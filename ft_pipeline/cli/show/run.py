@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ft_pipeline.gc.inventory import Item
     from ft_pipeline.graph.estimate import Estimate
 
-SHOWN_PROMPTS = 3
+SHOWN_PROMPTS = 4
 # What a run does with an asset in each state; it stops at what it can neither use nor rebuild.
 ACTIONS = {
     "fresh": "reuse",

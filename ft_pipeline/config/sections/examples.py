@@ -1,7 +1,7 @@
 """The recipe's part for the rooms `sources` and `examples`: from raw rows to examples."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,12 @@ class ExampleInput(Section):
         description="The prompt/completion forms that each row takes part in: the parser's, or "
         "names of `examples.templates`.",
     )
+    shares: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default={},
+        description="Share of the training rows that a template is made of, above 0 to 1, by its "
+        "name: `{quiz_set: 0.25}`. Default: all. A seeded hash draws each row for itself, for each "
+        "template anew; a row that none draws is left out. Validation rows take part in all.",
+    )
     set_size: int = Field(
         default=3,
         ge=2,
@@ -58,6 +64,16 @@ class ExampleInput(Section):
         description="Share of this source's rows among all inputs that have a weight; sources "
         "with too many rows are sampled down.",
     )
+
+    @model_validator(mode="after")
+    def _shares_are_of_its_templates(self) -> "ExampleInput":
+        for name in self.shares:
+            if name not in self.templates:
+                raise ValueError(
+                    f"shares.{name}: not among this input's templates, which are "
+                    f"{', '.join(self.templates)}.{suggest(name, self.templates)}"
+                )
+        return self
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -117,7 +133,7 @@ class Examples(Section):
         description="What happens to a row whose text holds a token such as `<|im_end|>` or "
         "`<think>`: a blank is put into it, or the row is rejected.",
     )
-    sampling_seed: int = Field(default=42, description="Of `limit` and `weight`.")
+    sampling_seed: int = Field(default=42, description="Of `limit`, `weight` and `shares`.")
 
     @model_validator(mode="after")
     def _sources_are_distinct(self) -> "Examples":

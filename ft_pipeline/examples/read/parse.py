@@ -45,8 +45,8 @@ REASONS = {
     "duplicate": "the same identity columns as another row, of which one is kept",
     "near_duplicate": "its question is nearly that of another row, of which one is kept",
     "contaminated": "its question is nearly one of the validation split or of a held-out file",
-    "not_sampled": "left out by the recipe's `limit` or `weight`",
-    "too_few_for_a_set": "no other question of its category in its split, and sets only are asked",
+    "not_sampled": "left out by the recipe's `limit`, `weight` or `shares`",
+    "too_few_for_a_set": "alone in its category and split, and only sets are made of it",
 }
 
 Convert = Callable[[Sequence[Any] | pa.Array, str | None], pa.Array]

@@ -38,6 +38,7 @@ from ft_pipeline.examples.render.templates import to_sql
 from ft_pipeline.examples.select.filter import RowFilter
 from ft_pipeline.examples.select.partition import Parts, find_repeated, in_batches
 from ft_pipeline.examples.select.selection import Selection, select_rows
+from ft_pipeline.examples.select.shares import draw_rows
 from ft_pipeline.examples.select.split import assign_splits
 
 # Fields of templates that are no columns, and the fields that they are made of.
@@ -105,7 +106,7 @@ def build_examples(
             test_questions = {n: read_questions(n, path) for n, path in (held_out or {}).items()}
             selection = select_rows(con, examples, questions, test_questions, row_cache)
             for each in inputs:
-                _render_input(con, each, selection, outputs, scratch)
+                _render_input(con, each, selection, outputs, scratch, examples.sampling_seed)
             report = outputs.finish(sum(each.reader.read for each in inputs))
     report["columns"] = {each.given.source: describe_columns(each.reader) for each in inputs}
     outputs.write_report(report)
@@ -246,11 +247,12 @@ def _render_input(
     selection: Selection,
     outputs: Outputs,
     scratch: Path,
+    seed: int,
 ) -> None:
     """Render the rows of a source, part by part, and write examples, rows and rejected ones."""
     source = each.given.source
     members = Parts(scratch / f"sets{each.number}", each.raw.bytes)
-    query = _render_query(each)
+    query = _render_query(each, seed)
     for settled, duplicates in _settle(con, each):
         used, dropped = selection.apply(settled)
         for rows, reason in ((duplicates, "duplicate"), (dropped, "")):
@@ -291,7 +293,7 @@ def _list_members(each: Input) -> str:
     )
 
 
-def _render_query(each: Input) -> str | None:
+def _render_query(each: Input, seed: int) -> str | None:
     """Return the query that renders the templates of single rows, row by row; None without any."""
     columns = _columns(each)
     has = {**each.parser.optional, **each.parser.fields}
@@ -306,7 +308,8 @@ def _render_query(each: Input) -> str | None:
     others = ", ".join(f"{sql} AS {name}" for name, sql in fixed.items())
     made = [
         f"SELECT row_id, {number} AS number, '{name}' AS task, {to_sql(t.prompt, columns)} AS "
-        f"prompt, {to_sql(t.completion, columns)} AS completion, {others} FROM part"
+        f"prompt, {to_sql(t.completion, columns)} AS completion, {others} FROM part WHERE "
+        f"{draw_rows(each.given, name, seed)}"
         for number, (name, t) in enumerate(each.templates.items())
         if name != QUIZ_SET
     ]

@@ -67,7 +67,7 @@ class Outputs:
     def __init__(
         self, folder: Path, scratch: Path, con: duckdb.DuckDBPyConnection, settings: Examples
     ) -> None:
-        self._folder, self._con, self._split = folder, con, settings.split
+        self._folder, self._con, self._settings = folder, con, settings
         self._keeps_questions = settings.near_duplicates.threshold is not None
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -159,7 +159,9 @@ class Outputs:
         questions = report["questions_by_split"]
         for split, title in (("train", "training"), ("val", "validation")):
             if not questions.get(split):
-                raise explain_empty_split(title, sum(questions.values()), self._split)
+                shares = any(given.shares for given in self._settings.inputs)
+                total = sum(questions.values())
+                raise explain_empty_split(title, total, self._settings.split, shares)
         return report
 
     def write_report(self, report: Mapping[str, Any]) -> None:

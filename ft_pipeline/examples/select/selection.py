@@ -2,8 +2,9 @@
 
 In this order: rows near a held-out question are `contaminated`; of near-duplicates one is kept;
 `limit` and `weight` sample the rest; each question gets its split; training rows near a validation
-question are `contaminated` where near-duplicates are kept; sets are formed. Every decision depends
-on hashes and contents alone, never on the order of files or rows.
+question are `contaminated` where near-duplicates are kept; rows that no template's share draws are
+`not_sampled`; sets are formed. Every decision depends on hashes and contents alone, never on the
+order of files or rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from ft_pipeline.config.templates import QUIZ_SET
 from ft_pipeline.examples.select.near_duplicates import NearIndex, find_clusters
 from ft_pipeline.examples.select.partition import hex_to_uint64
 from ft_pipeline.examples.select.sets import form_sets
+from ft_pipeline.examples.select.shares import draw_rows, draw_rows_of_any
 from ft_pipeline.examples.select.split import draw_splits
 
 BATCH_ROWS = 50_000
@@ -104,7 +106,7 @@ def select_rows(
     """
     inputs, threshold = examples.inputs, examples.near_duplicates.threshold
     drawn = examples.split.method == "random"
-    sampled = any(given.limit or given.weight for given in inputs)
+    sampled = any(given.limit or given.weight or given.shares for given in inputs)
     sets = [n for n, given in enumerate(inputs) if QUIZ_SET in given.templates]
     if threshold is None and not (drawn or sampled or sets):
         return Selection()
@@ -122,8 +124,11 @@ def select_rows(
         _draw_splits(con, examples)
     if index is not None and examples.near_duplicates.keep == "all":
         _drop_contaminated(con, pairs)
+    for number, given in enumerate(inputs):
+        if given.shares:
+            _drop_undrawn(con, number, given, examples.sampling_seed)
     for number in sets:
-        _form_sets(con, number, inputs[number])
+        _form_sets(con, number, inputs[number], examples.sampling_seed)
     dropped = con.sql("FROM dropped ORDER BY row_id").to_arrow_table()
     splits = con.sql("FROM drawn_splits ORDER BY 1").to_arrow_table() if drawn else None
     return Selection(dropped if len(dropped) else None, splits)
@@ -217,8 +222,17 @@ def _drop_contaminated(con: duckdb.DuckDBPyConnection, pairs: pa.Table) -> None:
     con.unregister("pairs")
 
 
-def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput) -> None:
-    """Fill the table `members`; where only sets are asked for, drop the rows that are in none."""
+def _drop_undrawn(
+    con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput, seed: int
+) -> None:
+    con.execute(
+        "INSERT INTO dropped SELECT row_id, 'not_sampled', NULL FROM keys ANTI JOIN dropped USING "
+        f"(row_id) WHERE input = {number} AND NOT {draw_rows_of_any(given, given.templates, seed)}"
+    )
+
+
+def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput, seed: int) -> None:
+    """Fill the table `members`; drop the rows that are to be in sets alone and are in none."""
     con.execute(
         "CREATE TABLE IF NOT EXISTS members (row_id VARCHAR, set_id VARCHAR, position INTEGER)"
     )
@@ -227,8 +241,8 @@ def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput)
         .sql(
             f"SELECT row_id, category || chr(31) || side AS shelf, md5_number_lower('cut:' || "
             f"question_group) % {given.set_size} = 0 AS ends FROM keys ANTI JOIN dropped USING "
-            f"(row_id) WHERE input = {number} ORDER BY shelf, md5_number_lower('set:' || "
-            "question_group), row_id"
+            f"(row_id) WHERE input = {number} AND {draw_rows(given, QUIZ_SET, seed)} ORDER BY "
+            "shelf, md5_number_lower('set:' || question_group), row_id"
         )
         .to_arrow_reader(BATCH_ROWS)
     )
@@ -242,12 +256,12 @@ def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput)
         con.register("formed", pa.table(formed))
         con.execute("INSERT INTO members FROM formed")
         con.unregister("formed")
-    if given.templates == (QUIZ_SET,):
-        con.execute(
-            "INSERT INTO dropped SELECT row_id, 'too_few_for_a_set', NULL FROM keys ANTI JOIN "
-            "members "
-            f"USING (row_id) ANTI JOIN dropped USING (row_id) WHERE input = {number}"
-        )
+    others = [name for name in given.templates if name != QUIZ_SET]
+    con.execute(
+        "INSERT INTO dropped SELECT row_id, 'too_few_for_a_set', NULL FROM keys ANTI JOIN members "
+        f"USING (row_id) ANTI JOIN dropped USING (row_id) WHERE input = {number} AND NOT "
+        f"{draw_rows_of_any(given, others, seed)}"
+    )
 
 
 def _list_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str, bool]]:

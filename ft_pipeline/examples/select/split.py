@@ -55,10 +55,15 @@ def draw_splits(groups: list[str], split: Split) -> dict[str, SplitName]:
     return {group: "val" if group in chosen else "train" for group in groups}
 
 
-def explain_empty_split(name: str, questions: int, split: Split) -> PipelineError:
-    """Return the error for a split (`training`, `validation`) that no question is left for."""
+def explain_empty_split(
+    name: str, questions: int, split: Split, shares: bool = False
+) -> PipelineError:
+    """Return the error for a split (`training`, `validation`) that no question is left for.
+
+    `shares`: whether templates take a share of the rows only, which may be why.
+    """
     return PipelineError(
         f"the {name} split is empty: {questions} questions at "
         f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change the "
-        "fraction or examples.split.seed."
+        f"fraction{', the `shares` of the inputs' if shares else ''} or examples.split.seed."
     )

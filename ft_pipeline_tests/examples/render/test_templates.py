@@ -67,6 +67,15 @@ def test_a_quiz_question_has_the_wording_of_the_guide() -> None:
     )
 
 
+def test_a_short_answer_is_asked_for() -> None:
+    template = TEMPLATES["trivia"]["answer"]
+    fields = {"question": RIVER.question, "correct_answer": "Seine"}
+    assert render(template.prompt, **fields) == (
+        "Answer in a few words: Which river flows through Paris?"
+    )
+    assert render(template.completion, **fields) == "Seine"
+
+
 def test_each_parser_that_a_recipe_may_name_is_there_and_feeds_templates() -> None:
     named = get_args(ExampleInput.model_fields["parser"].annotation)
     assert set(named) == TEMPLATES.keys() == PARSERS.keys() - {"held_out"}
