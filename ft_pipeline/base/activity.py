@@ -88,6 +88,7 @@ class Shown:
     start: float
     done_at_start: int
     changed: float  # when `done` last did
+    named: bool = False  # whether a line has said that it goes on
 
     def describe_time(self, now: float) -> str:
         """Return how long it takes still, or has taken where that cannot be said."""
@@ -102,12 +103,13 @@ class Shown:
 class Activities:
     """The activities that go on, and which lines a log without a terminal has of them.
 
-    What cannot be counted is named when it begins, what is counted when it is done and took long;
-    in between there is a line on the one that began last, at most every ten seconds.
+    What cannot be counted is named when it begins, or has gone on for `patience` seconds; what is
+    counted when it is done and took long. In between there is a line on the one that began last, at
+    most every ten seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = monotonic, patience: float = 0.0) -> None:
+        self._clock, self._patience = clock, patience
         self._last_line = clock()
         self.going: dict[str, Shown] = {}
 
@@ -121,7 +123,7 @@ class Activities:
         known = self.going.get(state.id)
         if known is None:
             self.going[state.id] = Shown(state, now, state.done, now)
-            return self._line(f"{state}…") if state.total is None else None
+            return self._name(self.going[state.id], 0.0 if state.heading else self._patience)
         if known.state.done != state.done:
             known.changed = now
         known.state = state
@@ -136,9 +138,18 @@ class Activities:
     def next_line(self) -> str | None:
         """Return a line on what goes on, if it is time for one."""
         now, shown = self._clock(), self.last()
-        if shown is None or now - self._last_line < SECONDS_BETWEEN_LINES:
+        if shown is None:
             return None
+        name = self._name(shown, self._patience)
+        if name is not None or now - self._last_line < SECONDS_BETWEEN_LINES:
+            return name
         return self._line(f"{shown.state}, {shown.describe_time(now)}")
+
+    def _name(self, shown: Shown, patience: float) -> str | None:
+        if shown.named or shown.state.total is not None or self._clock() - shown.start < patience:
+            return None
+        shown.named = True
+        return self._line(f"{shown.state}…")
 
     def _line(self, text: str) -> str:
         self._last_line = self._clock()

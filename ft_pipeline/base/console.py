@@ -34,7 +34,7 @@ class ConsoleHandler(logging.Handler):
     def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
         super().__init__(logging.INFO)
         self._clock = clock
-        self._activities = Activities(clock)
+        self._activities = Activities(clock, patience=1.0)
         self._console = Console(file=stream, highlight=False, emoji=False, markup=False)
         self._in_place = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live: Live | None = None
@@ -119,7 +119,7 @@ class ConsoleHandler(logging.Handler):
         shown = self._activities.last()
         if shown is None:
             return Text("")
-        now, width = self._clock(), self._console.width
+        now, width = self._clock(), self._console.width - 3  # room for the ^C that is typed
         if shown.state.heading:  # the line above names it
             return Text(f"  {shown.describe_time(now)}", style="dim")
         return draw(shown, now, width)

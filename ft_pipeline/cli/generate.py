@@ -131,6 +131,7 @@ def run_in_foreground(task: GenerateTask) -> int:
     """
     command = worker_command(task.name, Path("/dev/stdin"))
     env = {k: v for k, v in os.environ.items() if not k.startswith("DAGSTER_PIPES")}
+    env.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notes would stand beside the answer
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     try:

@@ -17,6 +17,7 @@ from ft_pipeline.cli.data import data_app
 from ft_pipeline.cli.options import JsonOption, RecipeOption, SetOption, load, require_recipe
 from ft_pipeline.cli.show import lineage as lineage_console
 from ft_pipeline.cli.show import run as console
+from ft_pipeline.cli.show.closing import show_closing
 from ft_pipeline.cli.store import store_app
 from ft_pipeline.config.recipe import Recipe, check_recipe_name, copy_recipe, parse_recipe
 from ft_pipeline.config.sources import load_sources
@@ -84,14 +85,18 @@ def run(
         os.environ["FT_NO_TRAIN"] = "1"
     if no_wait:
         os.environ["FT_NO_WAIT"] = "1"
+    here = Path.cwd()  # a run goes to the project's root
     try:
         outcome = execute(chain, names, tuple(force or ()))
     except RunStopped as error:
         console.say_stopped(error)
         raise typer.Exit(130) from error  # what a shell has for Ctrl-C
-    console.show_outcome(chain, outcome, to, as_json)
+    states = make_plan(chain, to)
+    console.show_outcome(chain, outcome, states, as_json)
     if not as_json:
         lineage_console.show_forgotten(chain)
+        if not outcome.failures:
+            show_closing(chain, states, overrides or (), here)
     if outcome.failures:
         raise typer.Exit(1)
 

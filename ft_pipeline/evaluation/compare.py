@@ -7,8 +7,10 @@
 `meta/report.md` is the table and the samples side by side.
 """
 
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,37 @@ def compare_models(
     report = render_report(comparison, answers, references, samples)
     (folder / COMPARISON_REPORT).write_text(report, encoding="utf-8")
     return comparison
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of each model that has it; `task` is empty where it is over all tasks."""
+
+    name: str
+    task: str
+    answers: int
+    values: dict[str, float]
+
+
+def read_figures(folder: Path) -> list[Figure]:
+    """Return the figures that people look at first: the loss, and one of each task."""
+    comparison = json.loads((folder / COMPARISON_FILE).read_text(encoding="utf-8"))
+    scores = read_jsonl(folder / SCORES_FILE)
+    losses = {model: figures["loss"] for model, figures in comparison.items()}
+    figures = [Figure("loss", "", 0, losses)]
+    for task in sorted({score["task"] for score in scores}):
+        of_task = [score for score in scores if score["task"] == task]
+        by_model = {m: [s for s in of_task if s["model"] == m] for m in comparison}
+        name = _choose_figure(of_task)
+        values = {m: summarize_scores(scored)[name] for m, scored in by_model.items()}
+        figures.append(Figure(name, task, len(by_model[next(iter(comparison))]), values))
+    return figures
+
+
+def _choose_figure(scores: list[dict[str, Any]]) -> str:
+    if "items_asked" in scores[0]:
+        return "valid_items_share"
+    return "token_f1" if any("think_closed" in score for score in scores) else "exact_match"
 
 
 def _score(

@@ -23,6 +23,7 @@ from typing import Any
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from safetensors import SafetensorError
 
+from ft_pipeline.base.activity import activity
 from ft_pipeline.base.errors import PipelineError, explain_os_error
 from ft_pipeline.base.hashing import META
 from ft_pipeline.base.settings import validate
@@ -120,13 +121,15 @@ def _as_os_error(error: Exception) -> OSError:
 
 
 def _run(task: WorkerTask) -> dict[str, Any]:
-    import torch
+    with activity("loading the libraries"):
+        import torch
 
-    from ft_pipeline.worker.hardware import choose_threads
+        from ft_pipeline.worker.hardware import choose_threads
 
-    torch.set_num_threads(choose_threads())
-    # Only what the task needs is imported; training chooses its imports itself (unsloth first).
-    return dict(importlib.import_module(RUNNERS[task.name]).run(task))
+        torch.set_num_threads(choose_threads())
+        # Only what the task needs is imported; training chooses its imports itself (unsloth first).
+        work = importlib.import_module(RUNNERS[task.name])
+    return dict(work.run(task))
 
 
 def _read_task(name: str, config: Path) -> WorkerTask:

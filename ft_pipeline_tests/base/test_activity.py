@@ -56,6 +56,16 @@ def test_what_cannot_be_counted_is_named_at_once_and_then_every_ten_seconds(cloc
     assert activities.update(Activity("1", "loading the model", ended=True)) is None
 
 
+def test_what_is_over_in_a_moment_is_not_named_where_nobody_waits_for_it(clock: Clock) -> None:
+    activities = Activities(clock, patience=1.0)
+    assert activities.update(Activity("1", "saving the model")) is None
+    assert activities.next_line() is None
+    clock.now += 1
+    assert activities.next_line() == "saving the model…"
+    assert activities.next_line() is None
+    assert activities.update(Activity("2", "model: building", heading=True)) is not None
+
+
 def test_a_resumed_training_is_timed_by_its_own_steps(clock: Clock) -> None:
     activities = Activities(clock)
     activities.update(Activity("1", "training", 80, 100, "steps"))

@@ -66,8 +66,11 @@ def test_a_terminal_gets_a_bar_that_is_taken_away(monkeypatch: pytest.MonkeyPatc
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    stream = Terminal()
-    show(ConsoleHandler(stream), Activity("1", "loading the model"))
+    stream, now = Terminal(), [0.0]
+    handler = ConsoleHandler(stream, lambda: now[0])
+    show(handler, Activity("1", "loading the model"))
+    now[0] += 1
+    handler.beat()
     assert stream.getvalue() == "  loading the model…\n"
 
 

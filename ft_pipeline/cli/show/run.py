@@ -9,13 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ft_pipeline.base.jsonl import read_jsonl
-from ft_pipeline.graph.asset_rules import EVALUATIONS, FINETUNED_MODEL
+from ft_pipeline.base.durations import format_seconds
+from ft_pipeline.graph.asset_rules import FINETUNED_MODEL
 from ft_pipeline.graph.chain import Chain
-from ft_pipeline.graph.lookup import State, open_store
-from ft_pipeline.graph.plan import make_plan
-from ft_pipeline.store.artifact_files import COMPARISON_REPORT, GENERATIONS_FILE
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.graph.lookup import State
 
 if TYPE_CHECKING:
     from ft_pipeline.assets.execution import Outcome
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from ft_pipeline.gc.inventory import Item
     from ft_pipeline.graph.estimate import Estimate
 
-SHOWN_PROMPTS = 4
 # What a run does with an asset in each state; it stops at what it can neither use nor rebuild.
 ACTIONS = {
     "fresh": "reuse",
@@ -126,9 +122,8 @@ def show_status(states: Sequence[State], as_json: bool) -> None:
     out.print(shown)
 
 
-def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: bool) -> None:
-    """Print the closing table of a run, answers before and after, and where to look next."""
-    states = make_plan(chain, target)
+def show_outcome(chain: Chain, outcome: "Outcome", states: Sequence[State], as_json: bool) -> None:
+    """Print what became of each asset in a run, and what failed."""
     if as_json:
         records = [_outcome_record(chain, state, outcome) for state in states]
         print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
@@ -140,18 +135,11 @@ def show_outcome(chain: Chain, outcome: "Outcome", target: str | None, as_json: 
         seconds = "" if record["seconds"] is None else f"{record['seconds']:.1f}"
         word = f"[{color}]{record['outcome']}[/]"
         shown.add_row(escape(state.asset), word, seconds, escape(record["key_figure"]))
+    say("")
     out.print(shown)
-    say(f"{outcome.seconds:.1f} seconds in all.")
+    say(f"All of it took {format_seconds(outcome.seconds)}.")
     for failure in outcome.failures:
         complain(failure)
-    last = states[-1]
-    compared = chain.rule(last.name).kind == "comparison"
-    if not outcome.failures and compared and last.artifact is not None:
-        _show_answers(chain, last.artifact)
-        say("\nWhere to look next:")
-        say("  make dev           the UI on http://127.0.0.1:3000: graph, checks, lineage, plots")
-        say("  ft-pipeline status each asset, and why it would be rebuilt")
-        say(f"  {last.artifact.path / COMPARISON_REPORT}")
 
 
 def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
@@ -165,31 +153,6 @@ def show_findings(findings: "Sequence[Finding]", as_json: bool) -> None:
         state = f"[{colors[finding.state]}]{finding.state}[/]"
         shown.add_row(escape(finding.what), state, escape(finding.found))
     out.print(shown)
-
-
-def _show_answers(chain: Chain, comparison: Artifact) -> None:
-    """Print prompts of the validation split with the base's and the fine-tuned model's answer."""
-    store, inputs = open_store(chain), comparison.manifest.inputs
-    files = {
-        label: store.folder(*inputs[name].key) / GENERATIONS_FILE
-        for label, name in zip(("base", "fine-tuned"), EVALUATIONS.names, strict=True)
-    }
-    if not all(file.is_file() for file in files.values()):
-        return  # reused, and what it was made of was never pulled
-    answers = {label: read_jsonl(file) for label, file in files.items()}
-    tuned = {a["example_id"]: a["generation"] for a in answers["fine-tuned"]}
-    shown: dict[str, dict[str, Any]] = {}
-    for answer in sorted(answers["base"], key=lambda a: len(a["prompt"])):
-        shown.setdefault(answer["task"], answer)
-    for answer in list(shown.values())[:SHOWN_PROMPTS]:
-        say("")
-        out.print(f"[bold]{escape(answer['prompt'])}[/bold]")
-        for label, text in (
-            ("base", answer["generation"]),
-            ("fine-tuned", tuned[answer["example_id"]]),
-        ):
-            out.print(f"[cyan]{label}:[/cyan]")
-            say("\n".join(f"  {line}" for line in text.splitlines()[:12]))
 
 
 def show_garbage(
