@@ -104,7 +104,7 @@ def test_examples_are_shown_with_the_tokens_that_are_trained(project: TinyProjec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trace",), "name an asset, or a row by --row"),
+        (("trace",), "give an asset, --row with a row_id"),
         (("trace", "--row", "0" * 32), "in no stored build of prompt_completions"),
         (("trace", "train_sett"), "Did you mean `train_set`?"),
         (("forget", "--match", " "), "it would match every row"),
@@ -166,7 +166,7 @@ def test_rows_are_searched_in_all_recipes_and_in_columns_of_their_templates(
 
     project.edit_recipe(read_people, "mine")
     before = project.run("ft-pipeline", "forget", "--match", "Zo\u00e9 Low")
-    assert "not searched, as the store does not have them: raw_people_full" in before.stderr
+    assert "Not searched, because the store does not have them: raw_people_full" in before.stderr
     done = project.run("ft-pipeline", "run", "--recipe", "mine", "--to", "raw_people")
     assert done.returncode == 0, done.stderr
     (found,) = ask(project, "forget", "--match", "zo\u00e9 low")

@@ -238,16 +238,16 @@ def test_missing_model_names_the_command_and_torch_is_not_imported(
 @pytest.mark.parametrize(
     ("adapters", "changed", "message"),
     [
-        (("finetuned_model=x",), {}, "`x` is not a weight"),
+        (("finetuned_model=x",), {}, "`x` is not a number"),
         (("finetuned_model=nan",), {}, "weight"),
-        (("finetuned_mode",), {}, "no such folder .* Did you mean `finetuned_model`"),
-        (("base_model",), {}, "no such folder .* no asset with an adapter"),
+        (("finetuned_mode",), {}, "neither a folder .* Did you mean `finetuned_model`"),
+        (("base_model",), {}, "neither a folder .* nor an asset with an adapter"),
         (
             ("other/finetuned_model",),
             {},
             "ce_model, quiz/finetuned_model",
         ),
-        (("finetuned_model",), {"base_alone": True}, "give it or --adapter, not both"),
+        (("finetuned_model",), {"base_alone": True}, "Give either --base or --adapter"),
         ((), {"prompt": " \n"}, "the prompt is empty"),
         ((), {"sampling": {"top_p": 2.0}}, "generate: top_p: .*less than or equal to 1"),
     ],

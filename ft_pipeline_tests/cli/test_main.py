@@ -35,7 +35,7 @@ def empty(fresh_project: TinyProject, tmp_path: Path) -> TinyProject:
         (("refresh",), 1, "recipe quiz reads the bundled samples"),
         (("recipe", "check", "nothing.yaml"), 1, "nothing.yaml: no such file"),
         (("recipe", "new", "Bad-Name"), 1, "recipe name `Bad-Name`"),
-        (("recipe", "new", "quiz"), 1, "exists already"),
+        (("recipe", "new", "quiz"), 1, "already exists"),
         (("recipe", "new", "mine", "--from", "quizz"), 1, "Did you mean `quiz`?"),
         (("run", "--nonsense"), 2, "No such option: --nonsense"),
         (("nonsense",), 2, "No such command 'nonsense'"),

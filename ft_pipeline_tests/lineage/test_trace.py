@@ -88,8 +88,8 @@ def test_beside_every_model_lies_its_receipt(built_project: TinyProject, asset: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trace", "--diff", "train_set"), "two artifacts behind --diff"),
-        (("trace", "train_set", "val_set"), "two artifacts behind --diff"),
+        (("trace", "--diff", "train_set"), "--diff with two artifacts"),
+        (("trace", "train_set", "val_set"), "--diff with two artifacts"),
         (("trace", "abcdef0"), "no artifact of"),
         (("trace", "no/such/folder"), "neither an asset nor a folder"),
         (("trace", "recipes"), "has neither manifest.json nor meta/receipt.json"),
@@ -271,7 +271,7 @@ def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if old[:12] in line]
     assert "current" not in line
-    assert "None of them is what the recipes ask for now." in done.stdout
+    assert "No recipe uses any of these now." in done.stdout
     now, before = ask(project, "trace", "--row", row["row_id"])
     assert before["used"] and not before["current"]
     assert old in {a["fingerprint"] for a in before["built_from_it"] if not a["current"]}

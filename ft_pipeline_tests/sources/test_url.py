@@ -274,7 +274,9 @@ def test_a_timeout_that_is_none_is_refused(
     web: Web, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FT_SOURCE_TIMEOUT", given)
-    with pytest.raises(PipelineError, match="FT_SOURCE_TIMEOUT: expected seconds") as caught:
+    with pytest.raises(
+        PipelineError, match="FT_SOURCE_TIMEOUT: expected a number of seconds"
+    ) as caught:
         url.resolve_revision("quiz", source_of(web))
     assert given in str(caught.value)
 

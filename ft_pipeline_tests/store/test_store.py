@@ -499,7 +499,7 @@ def test_a_read_only_store_is_not_written_and_says_so(small_disk: Path) -> None:
         message = str(caught.value)
         assert message.startswith(str(small_disk))
         assert "cannot be written (Read-only file system)" in message
-        assert "set FT_STORE to a folder that is writable" in message
+        assert "set FT_STORE to a writable folder" in message
 
 
 def test_a_store_below_a_regular_file_is_empty_and_cannot_be_written(tmp_path: Path) -> None:

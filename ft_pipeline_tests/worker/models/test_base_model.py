@@ -266,7 +266,7 @@ def test_branch_that_does_not_exist_is_named(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", [None, "", "0123abc", "two words", COMMIT[:-1]])
 def test_revision_is_a_whole_commit_or_a_name(revision: str | None) -> None:
-    with pytest.raises(ValidationError, match="its commit of 40 hex characters"):
+    with pytest.raises(ValidationError, match="a commit of 40 hex characters"):
         BaseModelChoice(id=HANDLE, revision=revision)
 
 
