@@ -178,7 +178,7 @@ def test_an_answer_without_a_version_is_not_version_0(kaggle: Kaggle) -> None:
     kaggle.version = None
     with pytest.raises(PipelineError) as caught:
         kaggle_source.resolve_version("quiz", SOURCE)
-    check_error(caught.value, "names no version", "`quiz.version`")
+    check_error(caught.value, "lists no version", "`quiz.version`")
 
 
 @pytest.mark.parametrize(
