@@ -143,7 +143,7 @@ def without_weights(project: TinyProject) -> None:
         (without_column, "raw_trivia", "no column `question`. Found: category, type"),
         (replace_sample(b""), "raw_trivia", "trivia.csv: the file is empty"),
         (replace_sample(b"PK\x03\x04\0\0\0"), "raw_trivia", "trivia.csv: a binary file"),
-        (without_answers, "prompt_completions", "rows was rejected: 61 × missing_answer"),
+        (without_answers, "prompt_completions", "rows were rejected: 61 × missing_answer"),
         (
             edited("examples", split={"validation_fraction": 1e-6}),
             "prompt_completions",
@@ -158,7 +158,7 @@ def without_weights(project: TinyProject) -> None:
         pytest.param(
             edited("tokens", max_length=8),
             "train_tokens",
-            "tokens.max_length 8 is shorter than every one",
+            "tokens.max_length 8 is less than the length of each",
             marks=pytest.mark.slow,
         ),
     ],

@@ -115,7 +115,7 @@ def test_a_file_that_was_cut_off_is_named_wherever_it_was_cut(
     [
         (
             b"",
-            "data/forget.txt: is empty, perhaps after a power cut. Which rows are to be forgotten",
+            "data/forget.txt: is empty, perhaps after a power cut. Without it, the rows to forget",
         ),
         (b"# caf\xe9\n", "data/forget.txt: cannot be read as UTF-8"),
         (b"0" * 31 + b"\n", "data/forget.txt: line 1: '0000000000000000000000000000000' is not"),
