@@ -191,8 +191,8 @@ def test_a_wrong_setting_is_refused_when_the_recipe_is_read(
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("k=5000", "the vocabulary has 800 tokens"),
-        ("student.prune.layers=9", "9 are to stay of 3"),
+        ("k=5000", "the vocabulary has only 800 tokens"),
+        ("student.prune.layers=9", "is 9, but the model has only 3"),
     ],
 )
 def test_what_only_the_model_can_tell_is_refused_before_it_is_loaded(
