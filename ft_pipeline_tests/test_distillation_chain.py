@@ -53,7 +53,7 @@ def test_a_student_is_added_to_a_built_chain(taught: tuple[TinyProject, dict[str
             comparison, figures = file, found
     assert set(figures) == {"base", "finetuned", "student", "ce", "distilled"}
     report = (comparison.parent / "meta/report.md").read_text(encoding="utf-8")
-    assert "The untrained student has a loss of" in report
+    assert "Loss in nats per token: untrained student" in report
     manifest = json.loads((comparison.parent / "manifest.json").read_text(encoding="utf-8"))
     assert "M |" in manifest["metadata"]["models"]["markdown"]  # parameters beside the quality
     checks = {check["name"]: check for check in manifest["checks"]}
@@ -163,7 +163,7 @@ def test_a_teacher_that_is_not_built_is_named(fresh_project: TinyProject, tmp_pa
     done = project.run("dagster", "asset", "materialize", "--select", "teacher_logits")
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    assert "finetuned_model is not in the store as this recipe asks for it" in said
+    assert "finetuned_model is not built for the current recipe" in said
     assert "ft-pipeline run --to teacher_logits" in said
 
 
@@ -174,8 +174,8 @@ def test_a_teacher_that_is_not_built_is_named(fresh_project: TinyProject, tmp_pa
         ("alpha=1.5", "distillation.alpha"),
         ("k=0", "distillation.k"),
         ("student.prune.layers=0", "distillation.student.prune.layers"),
-        ("divergence=jsd", "take teacher.mode online"),
-        ("training.backend=unsloth", "students are trained by transformers"),
+        ("divergence=jsd", "use teacher.mode online"),
+        ("training.backend=unsloth", "students train with transformers"),
         ("student={}", "give exactly one of `model` and `prune`"),
         ("tial=bucket", "Did you mean `tail`?"),
     ],
@@ -191,8 +191,8 @@ def test_a_wrong_setting_is_refused_when_the_recipe_is_read(
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("k=5000", "the vocabulary has 800 tokens"),
-        ("student.prune.layers=9", "9 are to stay of 3"),
+        ("k=5000", "the vocabulary has only 800 tokens"),
+        ("student.prune.layers=9", "is 9, but the model has only 3"),
     ],
 )
 def test_what_only_the_model_can_tell_is_refused_before_it_is_loaded(

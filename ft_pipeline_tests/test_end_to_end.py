@@ -171,8 +171,8 @@ def test_verbatim_command_without_inputs_names_them_and_the_remedy(
     project = fresh_project.copy_to(tmp_path / "project")
     done = project.run(*VERBATIM)
     assert done.returncode != 0
-    assert "train_tokens is not in the store as this recipe asks for it" in done.stderr
-    assert "base_model is not in the store as this recipe asks for it" in done.stderr
+    assert "train_tokens is not built for the current recipe" in done.stderr
+    assert "base_model is not built for the current recipe" in done.stderr
     assert """dagster asset materialize --select '+key:"finetuned_model"'""" in done.stderr
 
 
@@ -317,7 +317,7 @@ def test_evaluation_report_sets_the_models_side_by_side(built_project: TinyProje
     comparison = artifact.read_json("comparison.json")
     assert comparison["finetuned"]["loss"] < comparison["base"]["loss"]
     report = (artifact.path / "meta/report.md").read_text(encoding="utf-8")
-    assert "| completion loss (nats a token) ↓ |" in report
+    assert "| completion loss (nats per token) ↓ |" in report
     assert "| base | finetuned | reference |" in report
 
 

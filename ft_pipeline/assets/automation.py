@@ -1,9 +1,9 @@
-"""What starts by itself: a sensor for each source, a schedule and two jobs for each recipe.
+"""Automatic runs: a sensor for each source, a schedule and two jobs for each recipe.
 
 observe_trivia           looks for new data; requests refresh_quiz
-refresh_quiz             asks upstream, and builds what changed of the whole chain
-evaluate_quiz            the evaluations alone
-refresh_quiz_schedule    from `automation.schedule`
+refresh_quiz             checks upstream, and rebuilds what changed in the whole chain
+evaluate_quiz            runs only the evaluations
+refresh_quiz_schedule    starts refresh_quiz; from `automation.schedule`
 """
 
 import threading
@@ -49,8 +49,8 @@ def define_refresh(chain: Chain) -> Any:
     return dg.define_asset_job(
         refresh_name(chain.name),
         selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in chain.names)),
-        description=f"Asks upstream for newer data and builds what changed of recipe {chain.name}: "
-        f"{chain.recipe.description}",
+        description="Checks upstream for newer data and rebuilds what changed in recipe "
+        f"{chain.name}: {chain.recipe.description}",
         tags={tags.RECIPE: chain.name, tags.ASK_UPSTREAM: "yes"},
     )
 
@@ -61,14 +61,14 @@ def define_evaluate(chain: Chain) -> Any:
     return dg.define_asset_job(
         f"evaluate_{chain.name}",
         selection=dg.AssetSelection.assets(*(asset_key(chain, name) for name in scored)),
-        description=f"Scores the models that recipe {chain.name} asks for now; trains nothing. "
-        f"Where new data waits, they are not built yet: {refresh_name(chain.name)}.",
+        description=f"Scores the current models of recipe {chain.name}; trains nothing. If new "
+        f"data is waiting, run {refresh_name(chain.name)} first to build them.",
         tags={tags.RECIPE: chain.name},
     )
 
 
 def define_schedule(chain: Chain) -> list[dg.ScheduleDefinition]:
-    """Define the schedule of a recipe that has one; it is on unless the recipe is paused."""
+    """Define a recipe's schedule, if it has one; it is on unless the recipe is paused."""
     settings = chain.recipe.automation
     if settings.schedule is None:
         return []
@@ -85,14 +85,14 @@ def define_schedule(chain: Chain) -> list[dg.ScheduleDefinition]:
             ),
             tags={tags.STARTED_BY: tags.SCHEDULE, **tags.BEGUN_AGAIN},
             should_execute=_clear_way,
-            description=f"Asks upstream and builds what changed of recipe {chain.name}, at "
+            description=f"Checks upstream and rebuilds what changed in recipe {chain.name}, at "
             f"`{settings.schedule}` ({settings.timezone}).",
         )
     ]
 
 
 def _clear_way(context: dg.ScheduleEvaluationContext) -> bool:
-    """End what a killed daemon left running, which would hold the scheduled run back."""
+    """End runs that a killed daemon left, which would hold up the scheduled run."""
     end_dead_runs(context.instance)
     return True
 
@@ -100,7 +100,7 @@ def _clear_way(context: dg.ScheduleEvaluationContext) -> bool:
 def define_sensors(
     chains: Sequence[Chain], refresh: Mapping[str, Any]
 ) -> list[dg.SensorDefinition]:
-    """Define one sensor for each source that a recipe reads, samples and full sources apart."""
+    """Define one sensor for each source, sample or full, that a recipe reads."""
     readers: dict[tuple[dg.AssetKey, str], list[Chain]] = {}
     for chain in chains:
         for source in dict.fromkeys(chain.recipe.sources):
@@ -125,8 +125,8 @@ def _define_sensor(
         default_status=(
             dg.DefaultSensorStatus.RUNNING if wanted else dg.DefaultSensorStatus.STOPPED
         ),
-        description=f"Looks for new data of source {source}; a new revision starts {named}, as "
-        "`automation` of the recipe says. On for: " + (", ".join(wanted) or "no recipe") + ".",
+        description=f"Looks for new data of source {source}; a new revision starts {named} if the "
+        "recipe's `automation` says so. Enabled for: " + (", ".join(wanted) or "no recipe") + ".",
     )
     def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         end_dead_runs(context.instance)  # one of a killed daemon would hold the next one back
@@ -142,7 +142,7 @@ def _define_sensor(
         first = before.revision is None
         decision = decide(_with_baseline(after, chains, source), revision, readers, time.time())
         news = first or revision != before.revision or after.failure != before.failure
-        shown = f"{source}: {after.failure}; the last known revision {revision} stays"
+        shown = f"{source}: {after.failure}; keeping the last known revision {revision}"
         return dg.SensorResult(
             run_requests=[_request(decision.watch, source, recipe) for recipe in decision.requests],
             # Where there are requests, Dagster refuses a reason.
@@ -159,9 +159,9 @@ def _define_sensor(
 def _look(
     chain: Chain, source: str, watch: SourceWatch, now: float
 ) -> tuple[SourceWatch, str | None]:
-    """Return the revision that there is, asking the network where it is time to.
+    """Return the current revision, asking the network when it is time to.
 
-    None where none is known, because upstream never answered; the watch then holds the reason.
+    None if none is known because upstream never answered; the watch then holds the reason.
     """
     declared, project = chain.sources[source], chain.project
     sample = chain.recipe.use_samples
@@ -183,7 +183,7 @@ def _look(
 
 
 def _resolve_in_time(resolve: Callable[[], str]) -> None:
-    """Call `resolve`; raise what it raises, or PipelineError where it takes too long."""
+    """Call `resolve`; raise what it raises, or PipelineError if it takes too long."""
     raised: list[Exception] = []
 
     def work() -> None:
@@ -196,13 +196,13 @@ def _resolve_in_time(resolve: Callable[[], str]) -> None:
     thread.start()
     thread.join(LONGEST_LOOK)
     if thread.is_alive():
-        raise PipelineError(f"upstream gave no answer within {LONGEST_LOOK:.0f} s")
+        raise PipelineError(f"upstream did not answer within {LONGEST_LOOK:.0f} s")
     if raised:
         raise raised[0]
 
 
 def _with_baseline(watch: SourceWatch, chains: Sequence[Chain], source: str) -> SourceWatch:
-    """On the first look of all, what the newest raw files were made from counts as known."""
+    """On the very first look, count the revision of the newest raw files as known."""
     if watch.revision is not None:
         return watch
     raw = chains[0].asset(raw_of(source))

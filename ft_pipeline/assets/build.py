@@ -1,4 +1,4 @@
-"""How every asset is declared and materialized: ask the store, else build, check and publish."""
+"""How every asset is declared and materialized: ask the store; on a miss, build, check, publish."""
 
 import base64
 import contextlib
@@ -42,8 +42,7 @@ class BuildConfig(dg.Config):
 
     force: list[str] = Field(
         default=[],
-        description="Names of assets to build again although the store has them, for example "
-        "[finetuned_model].",
+        description="Assets to rebuild even if they are up to date, for example [finetuned_model].",
     )
 
 
@@ -89,9 +88,9 @@ def define(
 ) -> dg.AssetsDefinition:
     """Define one or more assets that one piece of work builds.
 
-    `work` receives the drafts of the assets that the store does not have and fills their folders;
-    `prepare` runs before the inputs are looked up. Where `is_wanted` denies one that the store
-    does not have, the run ends there: nothing is built, and what follows is skipped.
+    `work` receives the drafts of the assets missing from the store and fills their folders;
+    `prepare` runs before the inputs are looked up. If `is_wanted` rejects a missing asset, the run
+    ends there: nothing is built, and everything downstream is skipped.
     """
 
     CHECKS.update({chain.asset(name): tuple(checks.get(name, ())) for name in specs})
@@ -127,10 +126,10 @@ def run_task(
     task: WorkerTask,
     beside: contextlib.AbstractContextManager[None] | None = None,
 ) -> dict[str, Any]:
-    """Run a worker task that fills drafts; its log lies below the store.
+    """Run a worker task that fills drafts; its log goes into the store.
 
-    A task that needs the device waits for it here, before anything heavy is there, and the seconds
-    of the drafts count from then on. `beside` is entered for as long as the worker runs.
+    A task that needs the device waits for it here, before anything heavy starts; the seconds of the
+    drafts count from then on. The context `beside` is active while the worker runs.
     """
 
     def say(what: str) -> None:
@@ -149,7 +148,7 @@ def run_task(
 
 
 def fill_from_report(draft: Draft, report: Mapping[str, Any]) -> None:
-    """Take metadata and resolved choices from a worker's report."""
+    """Copy metadata and resolved choices from a worker's report."""
     draft.metadata.update(report["metadata"])
     draft.resolved.update(report["resolved"])
 
@@ -222,7 +221,7 @@ def _list_failed(artifact: Artifact) -> list[str]:
 
 
 def _open_pins(context: dg.AssetExecutionContext, chain: Chain) -> Pins:
-    """Return the revisions that this run, or the one that it continues, saw first."""
+    """Return the revisions that this run, or the one it continues, saw first."""
     folder = chain.project.store / "pins"
     pins, continued = Pins(folder / context.run_id), _continued_run(context)
     if continued is not None:
@@ -248,7 +247,7 @@ def _list_done(instance: dg.DagsterInstance, run_id: str) -> set[str]:
 
 
 def _use(lookup: Lookup, name: str) -> Artifact | None:
-    """Return the stored artifact that is asked for, noting its use; None where there is none.
+    """Return the stored artifact that was asked for and note its use; None if there is none.
 
     Raises DamagedArtifact or RemoteError with the remedy.
     """
@@ -262,9 +261,9 @@ def _use(lookup: Lookup, name: str) -> Artifact | None:
 def _refuse_training(lookup: Lookup, name: str, request: Request) -> None:
     if lookup.chain.rule(name).is_trained and is_switched_on("FT_NO_TRAIN"):
         raise PipelineError(
-            f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and neither the store nor a remote "
-            f"(FT_REMOTE) has an artifact {request.fingerprint}. Train it where that "
-            "is wanted, with the same FT_REMOTE, or run without it."
+            f"{request.asset}: FT_NO_TRAIN (--no-train) is set, and neither the store nor a "
+            f"remote (FT_REMOTE) has artifact {request.fingerprint}. Train it on another machine "
+            "with the same FT_REMOTE, or run without --no-train."
         )
 
 
@@ -281,7 +280,7 @@ def _publish(
 
 
 def _recheck(lookup: Lookup, name: str, artifact: Artifact, checks: Sequence[Check]) -> Artifact:
-    """Keep stored check results; compute only those whose version is new."""
+    """Keep stored check results; compute only checks with a new version."""
     kept = [check.stored_result(artifact) for check in checks]
     inputs: Mapping[str, Artifact] = {}
     if None in kept:
@@ -293,9 +292,9 @@ def _recheck(lookup: Lookup, name: str, artifact: Artifact, checks: Sequence[Che
 
 
 def _check_inputs(lookup: Lookup, name: str) -> Lookup:
-    """Make the checks that an input of an asset has not had yet; return a look-up that sees them.
+    """Run the checks that an asset's inputs lack; return a look-up that sees the results.
 
-    So a new check, or a new version of one, holds for what is stored already.
+    A new check, or a new version of one, thus also applies to stored artifacts.
     """
     unchecked = False
     for given, artifact in lookup.state(name).require_request().inputs.items():
@@ -357,7 +356,7 @@ def _metadata_value(artifact: Artifact, value: Any) -> Any:
     """Turn the plain metadata of a manifest into Dagster's.
 
     `{"markdown": text}`, `{"picture": file}`, `{"columns": {name: type}}` and `{"lineage": {column:
-    [[asset, column], …]}}` are shown as such.
+    [[asset, column], …]}}` become the matching metadata types.
     """
     if not isinstance(value, dict):
         return "none" if value is None else value

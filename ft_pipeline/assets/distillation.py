@@ -1,6 +1,6 @@
-"""Room `distillation`: a teacher that answers once, and a smaller model that learns from it.
+"""Room `distillation`: a teacher answers once, and a smaller model learns from the answers.
 
-One row of `teacher_logits/…/logits.arrow`, a trained position:
+One row of `teacher_logits/…/logits.arrow`, one trained position:
 
     {"ids": [2861, 338, …], "log_probs": [-0.41, -2.7, …], "outside": 0.083, "target": -0.41}
 """
@@ -26,7 +26,7 @@ from ft_pipeline.store.store import Draft
 
 
 def define_distillation(chain: Chain) -> list[dg.AssetsDefinition]:
-    """Define teacher, student, `teacher_logits`, `distilled_model` and `ce_model`, if asked for."""
+    """Define the room's assets, if the recipe has a distillation."""
     settings = chain.recipe.distillation
     if settings is None:
         return []
@@ -73,12 +73,12 @@ def _define_student(chain: Chain, settings: Distillation) -> dg.AssetsDefinition
 
     source = "base_model" if cut.source == "base" else "finetuned_model"
     parts = [f"{cut.layers} layers ({cut.method})"] if cut.layers else []
-    parts += [f"{cut.intermediate_size} neurons an MLP"] if cut.intermediate_size else []
+    parts += [f"{cut.intermediate_size} neurons per MLP"] if cut.intermediate_size else []
     described = spec(
         chain,
         name,
-        description=f"The model that is taught: {' and '.join(parts)} of `{source}`, a plain "
-        "checkpoint with the tokenizer.",
+        description=f"The model to train by distillation: {' and '.join(parts)} of `{source}`, as "
+        "a plain checkpoint with tokenizer.",
         kinds={"pytorch", "huggingface"},
     )
     return define(chain, {name: described}, {}, work)
@@ -117,10 +117,11 @@ def _define_logits(chain: Chain, settings: Distillation) -> dg.AssetsDefinition:
     described = spec(
         chain,
         name,
-        description=f"What the teacher ({'finetuned_model' if own else 'teacher_model'}) answers "
-        f"at each trained position of `train_tokens`: the {settings.k} likeliest tokens with their "
-        f"log-probabilities, and the mass of all others at T = {settings.temperature:g}. Asked "
-        "once; answers are kept by row, so new rows cost only their own.",
+        description="The answers of the teacher "
+        f"({'finetuned_model' if own else 'teacher_model'}) at each trained position of "
+        f"`train_tokens`: the {settings.k} likeliest tokens with their log-probabilities, and the "
+        f"mass of all others at T = {settings.temperature:g}. Answers are cached by row, so the "
+        "teacher only sees new rows.",
         kinds={"pytorch", "arrow"},
     )
     return define(chain, {name: described}, {name: LOGITS_CHECKS}, work)
@@ -146,33 +147,33 @@ def _define_students_training(chain: Chain, settings: Distillation) -> list[dg.A
         define_training_of(
             chain,
             "distilled_model",
-            f"{output}: `student_model` taught by the teacher ({learned}).",
+            f"{output}: `student_model` trained on the teacher's answers ({learned}).",
             find_distillation_inputs,
         ),
         define_training_of(
             chain,
             "ce_model",
-            f"{output}: the same student on the same tokens by plain cross-entropy, the baseline "
-            "of `distilled_model`.",
+            f"{output}: the same student trained on the same tokens with plain cross-entropy, as "
+            "baseline for `distilled_model`.",
         ),
     ]
 
 
 def _outside_is_a_mass(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     inside = artifact.read_json(REPORT_FILE)["mass_inside_mean"]
-    message = f"the tokens that are kept have {inside:.1%} of the mass on average"
+    message = f"the kept tokens hold {inside:.1%} of the mass on average"
     return Verdict(0 < inside <= 1 + 1e-6, message)
 
 
 LOGITS_CHECKS = [
     Check(
         "every_trained_position_has_an_answer",
-        "The answers of each example are as many as its trained tokens.",
-        expect_zero(REPORT_FILE, "without_answer", "examples with another number of answers"),
+        "Each example has one answer per trained token.",
+        expect_zero(REPORT_FILE, "without_answer", "examples with a different number of answers"),
     ),
     Check(
         "mass_is_between_zero_and_one",
-        "The tokens that are kept have a share of the mass, and the others the rest.",
+        "The kept tokens hold part of the mass, and all others the rest.",
         _outside_is_a_mass,
     ),
 ]

@@ -27,11 +27,11 @@ from ft_pipeline.store.checks import Check, Verdict
 from ft_pipeline.store.store import Draft
 
 MODELS = {
-    "base_evaluation": "The base model alone",
+    "base_evaluation": "The base model",
     "finetuned_evaluation": "The fine-tuned model",
-    "student_evaluation": "The student before it learns",
-    "ce_evaluation": "The student trained by plain cross-entropy",
-    "distilled_evaluation": "The student taught by the teacher",
+    "student_evaluation": "The untrained student",
+    "ce_evaluation": "The student trained with plain cross-entropy",
+    "distilled_evaluation": "The student trained on the teacher's answers",
 }
 # Figures of each model that Dagster plots over time.
 PLOTTED = ("loss", "valid_items_share", "response_token_f1", "exact_match", "token_f1")
@@ -67,9 +67,9 @@ def _define_evaluations(chain: Chain) -> dg.AssetsDefinition:
         name: spec(
             chain,
             name,
-            description=f"{MODELS[name]} on the "
-            "validation split: completion loss (weighted by tokens, on the base as it was trained) "
-            "and generated answers. One worker loads each base once for all models.",
+            description=f"{MODELS[name]} on the validation split: completion loss (weighted by "
+            "tokens, on the base it was trained with) and generated answers. One worker loads "
+            "each base once for all models.",
             kinds={"pytorch", "json"},
         )
         for name in chain.names_of("evaluation")
@@ -103,9 +103,8 @@ def _define_comparison(chain: Chain) -> dg.AssetsDefinition:
     described = spec(
         chain,
         name,
-        description="All models on the same prompts: loss, perplexity, "
-        "share of valid quiz items, closed `<think>`, exact match and token F1, and answers side "
-        "by side.",
+        description="All models on the same prompts: loss, perplexity, valid quiz items, closed "
+        "`<think>`, exact match, token F1, and answers side by side.",
         kinds={"python", "markdown"},
     )
     checks = EVALUATION_CHECKS if chain.recipe.distillation is None else ALL_CHECKS
@@ -131,7 +130,7 @@ def _describe_comparison(
 
 
 def _describe_models(draft: Draft) -> list[dict[str, Any]]:
-    """Return a line a model: its size beside its loss."""
+    """Return one line per model: its size next to its loss."""
     found = {name: a.manifest.metadata for name, a in draft.inputs.items() if name in MODELS}
     return [
         {
@@ -139,7 +138,7 @@ def _describe_models(draft: Draft) -> list[dict[str, Any]]:
             "parameters": f"{m['parameters'] / 1e6:,.1f} M",
             "MB": f"{m['size_mb']:,.1f}",
             "loss": f"{m['loss']:.3f}",
-            "seconds for the same answers and scores": m["seconds_evaluating"],
+            "seconds for answers and scores": m["seconds_evaluating"],
         }
         for name, m in found.items()
     ]
@@ -148,14 +147,14 @@ def _describe_models(draft: Draft) -> list[dict[str, Any]]:
 def _loss_is_not_worse_than_the_base(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     comparison = artifact.read_json(COMPARISON_FILE)
     base, tuned = comparison["base"]["loss"], comparison["finetuned"]["loss"]
-    message = f"fine-tuned {tuned:.4f}, base {base:.4f} nats a token"
+    message = f"fine-tuned {tuned:.4f}, base {base:.4f} nats per token"
     return Verdict(tuned <= base, message, {"base_loss": base, "finetuned_loss": tuned})
 
 
 EVALUATION_CHECKS = [
     Check(
         "loss_is_not_worse_than_the_base",
-        "The fine-tuned model's loss on the validation split is not above the base model's.",
+        "The fine-tuned model's validation loss is not above the base model's.",
         _loss_is_not_worse_than_the_base,
     )
 ]
@@ -170,7 +169,7 @@ def _distillation_recovers(artifact: Artifact, inputs: Mapping[str, Artifact]) -
 def _distilled_beats_ce(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     comparison = artifact.read_json(COMPARISON_FILE)
     distilled, ce = comparison["distilled"]["loss"], comparison["ce"]["loss"]
-    message = f"distilled {distilled:.4f}, cross-entropy {ce:.4f} nats a token"
+    message = f"distilled {distilled:.4f}, cross-entropy {ce:.4f} nats per token"
     return Verdict(distilled < ce, message, {"distilled_loss": distilled, "ce_loss": ce})
 
 
@@ -178,14 +177,14 @@ ALL_CHECKS = [
     *EVALUATION_CHECKS,
     Check(
         "distillation_recovers_what_the_student_lacked",
-        "The distilled model makes up for 80 % of the loss between untrained student and "
+        "The distilled model recovers 80% of the loss gap between untrained student and "
         "fine-tuned model.",
         _distillation_recovers,
         blocking=False,
     ),
     Check(
         "distilled_model_beats_ce_model",
-        "Learning from the teacher gives a lower loss than the same steps of cross-entropy.",
+        "Distillation reaches a lower loss than the same number of cross-entropy steps.",
         _distilled_beats_ce,
         blocking=False,
     ),

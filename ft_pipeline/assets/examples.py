@@ -92,9 +92,9 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
     described = spec(
         chain,
         name,
-        description="One record is one prompt/completion pair with the raw rows that it was made "
-        "of, its task and its split. Rows that cannot be used are in "
-        f"`{REJECTED_FILE}`, with their place and reason.",
+        description="Each record is a prompt/completion pair with its source rows, task and "
+        f"split. `{REJECTED_FILE}` lists the rows that cannot be used, with their place and the "
+        "reason.",
         kinds={"duckdb", "parquet"},
     )
     checks = [
@@ -112,8 +112,9 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
         if found is None or found >= least:
             return True
         context.log.info(
-            f"{request.asset}: {found} new rows, and automation.min_new_rows is {least}: nothing "
-            "is rebuilt yet. They wait for more, for the schedule, or for a run by hand."
+            f"{request.asset}: {found} new rows are fewer than automation.min_new_rows ({least}), "
+            "so nothing is rebuilt yet. They wait for more rows, for the schedule, or for a "
+            "manual run."
         )
         return False
 
@@ -121,7 +122,7 @@ def _define_prompt_completions(chain: Chain) -> dg.AssetsDefinition:
 
 
 def count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
-    """Count the rows that the newest model was not made from; None where there is no model."""
+    """Count the rows that the newest model has not seen; None if there is no model."""
     known = _find_trained_examples(chain)
     if known is None:
         return None
@@ -133,9 +134,9 @@ def count_new_rows(chain: Chain, raw: Mapping[str, Artifact]) -> int | None:
 
 
 def _find_trained_examples(chain: Chain) -> Path | None:
-    """Return the examples behind the newest model; the newest here where those are not.
+    """Return the examples of the newest model, or the newest stored ones if those are not here.
 
-    Examples whose training failed do not count: their rows wait for a model like any new ones.
+    Examples whose training failed do not count: their rows wait for a model like new ones.
     """
     store, asset = open_store(chain), chain.asset("prompt_completions")
     models = store.manifests(chain.asset("finetuned_model"))
@@ -150,12 +151,12 @@ def _find_trained_examples(chain: Chain) -> Path | None:
 
 
 def _refuse_changed_files(chain: Chain, draft: Draft) -> None:
-    """Raise PipelineError where forgotten or held-out rows changed after the run began."""
+    """Raise PipelineError if forgotten or held-out rows changed after the run began."""
     expected = {n: v for n, v in draft.ingredients.settings.items() if n in SIDE_FILES}
     if hash_side_files(chain.project, chain.name, chain.recipe) != expected:
         raise PipelineError(
-            f"{draft.asset}: {FORGET_FILE} or a file of examples.held_out changed after this run "
-            "began. Nothing was kept; run again."
+            f"{draft.asset}: {FORGET_FILE} or a file in examples.held_out changed during this "
+            "run. Nothing was kept; run again."
         )
 
 
@@ -183,7 +184,7 @@ def _describe_examples(draft: Draft, report: Mapping[str, Any]) -> dict[str, Any
 
 
 def _trace_columns(chain: Chain, report: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Return for prompt and completion the raw columns that their templates are filled from."""
+    """Return the raw columns that fill the templates of prompt and completion."""
     lineage: dict[str, dict[tuple[str, str], None]] = {"prompt": {}, "completion": {}}
     for given in chain.recipe.examples.inputs:
         raw = chain.asset(f"raw_{given.source}")
@@ -222,9 +223,8 @@ def _define_set(
     described = spec(
         chain,
         name,
-        description=f"The {title} split as JSONL, one example a line: prompt, completion, "
-        "example_id, source_rows, task. The split was decided by question, before examples were "
-        "made.",
+        description=f"The {title} split as JSONL, one example per line: prompt, completion, "
+        "example_id, source_rows, task. Questions were split before examples were made.",
         kinds={"json", "huggingface"},
     )
     return define(chain, {name: described}, {name: checks}, work)
@@ -257,12 +257,12 @@ def _forged_check(chain: Chain) -> Check:
 
     def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         forged = find_forged_turns(artifact.path / EXAMPLES_FILE, own)
-        message = f"{len(forged)} examples with a control token that no template put there"
+        message = f"{len(forged)} examples with a control token that is not from a template"
         return Verdict(not forged, message, {"examples": forged[:10]})
 
     return Check(
         "no_turn_is_forged",
-        "No text holds a token that marks turns or thoughts, beside a template's own.",
+        "No text contains a token that marks turns or thoughts, except the template's own.",
         evaluate,
     )
 
@@ -272,7 +272,7 @@ def _near_check(chain: Chain) -> Check:
 
     def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         if threshold is None:
-            return Verdict(True, "not looked for: examples.near_duplicates.threshold is null")
+            return Verdict(True, "not checked: examples.near_duplicates.threshold is null")
         pairs = find_near_across_splits(artifact.path / ROWS_FILE, threshold)
         return Verdict(not pairs, f"{len(pairs)} near-duplicates across the splits")
 
@@ -294,12 +294,12 @@ def _held_out_check(chain: Chain) -> Check:
         files = find_held_out(chain.project, chain.recipe)
         questions = [q for name, path in files.items() for q in read_questions(name, path)]
         near = find_near_questions(artifact.path / ROWS_FILE, threshold, questions)
-        message = f"{len(near)} questions near one of {len(questions)} held-out ones"
+        message = f"{len(near)} questions are near one of {len(questions)} held-out questions"
         return Verdict(not near, message)
 
     return Check(
         "no_held_out_question_is_used",
-        "No question has a near-duplicate in a held-out file of the recipe.",
+        "No question has a near-duplicate in the recipe's held-out files.",
         evaluate,
     )
 
@@ -311,7 +311,7 @@ def _is_not_empty(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict
 
 NO_LEAK = Check(
     "no_question_is_in_both_splits",
-    "No question of the training split is in the validation split, alone or in a set.",
+    "No question of the training split is in the validation split, neither alone nor in a set.",
     _no_question_is_in_both_splits,
     version="2",
 )
@@ -323,7 +323,7 @@ PROMPT_COMPLETIONS_CHECKS = [
     ),
     Check(
         "no_text_is_empty",
-        "Every prompt and every completion has text.",
+        "No prompt and no completion is empty.",
         _no_text_is_empty,
         version="2",
     ),

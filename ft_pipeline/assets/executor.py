@@ -1,8 +1,8 @@
-"""The executor: Dagster's in-process one, after clearing away runs whose process is dead.
+"""The executor: Dagster's in-process one, after marking runs of dead processes as failed.
 
-A run that was killed (signal 9) stays STARTED for Dagster, and `tag_concurrency_limits` holds the
-recipe's next run back for it. So every run holds a file lock, which the kernel frees with the
-process; whoever starts next marks the runs whose lock is free as failed.
+For Dagster, a killed run (signal 9) stays STARTED, and `tag_concurrency_limits` then blocks the
+recipe's next run. So every run holds a file lock, which the kernel frees when the process dies; the
+next run to start marks runs with a free lock as failed.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def build_executor() -> dg.ExecutorDefinition:
 
 @contextlib.contextmanager
 def guard_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """Mark dead runs of this instance as failed, then hold this run's lock beside its storage."""
+    """Mark dead runs of this instance as failed, then hold this run's lock next to its storage."""
     end_dead_runs(instance)
     locks = _find_locks(instance)
     locks.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _find_locks(instance: dg.DagsterInstance) -> Path:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark each run whose lock nobody holds as failed."""
+    """Mark each run as failed whose lock nobody holds."""
     for file in _find_locks(instance).glob(f"{LOCK_PREFIX}*"):
         with try_lock(file) as free:
             if free and file.exists():  # else its run ended between listing and locking
@@ -80,6 +80,6 @@ def _end_dead_run(instance: dg.DagsterInstance, run_id: str, file: Path) -> None
     if run is None:
         return  # another instance's run; it clears its own
     if not run.is_finished:
-        instance.report_run_failed(run, "Its process ended without a word (killed?).")
-        logger.warning("run %s is marked as failed: its process was killed", run_id)
+        instance.report_run_failed(run, "Its process died without reporting anything (killed?).")
+        logger.warning("marked run %s as failed: its process was killed", run_id)
     file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The assets of chains with their jobs, schedules and sensors, as Dagster's definitions."""
+"""The assets of chains with their jobs, schedules and sensors, as Dagster definitions."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ ROOMS = (
 
 
 def build_definitions(chains: Sequence[Chain]) -> dg.Definitions:
-    """Define the assets of all chains and their jobs; shared ones as the first chain has them."""
+    """Define the assets of all chains and their jobs; the first chain defines shared assets."""
     assets: dict[dg.AssetKey, dg.AssetsDefinition] = {}
     for chain in chains:
         for define_room in ROOMS:

@@ -1,9 +1,9 @@
-"""Build a model again from its record alone, in an empty store, and compare bit for bit.
+"""Rebuild a model from nothing but its record, in an empty store, and compare bit for bit.
 
-The recipe is the one that was recorded, not today's. What came from outside (raw files, base
-models) is taken from the store, at the recorded revision; all else is built again, the teacher's
-answers too. Code versions, library versions, how sources are read and the lists of forgotten and
-held-out rows must be those of then: what differs is named, and nothing is built.
+The recorded recipe applies, not today's. What came from outside (raw files, base models) is copied
+from the store, at the recorded revision; everything else is rebuilt, including the teacher's
+answers. Code versions, library versions, the way sources are read and the lists of forgotten and
+held-out rows must match the record: any difference is named, and nothing is built.
 """
 
 import os
@@ -31,14 +31,14 @@ from ft_pipeline.store.store import Store
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What came out: each rebuilt artifact's data version then and now, and what differs first."""
+    """The result: data versions of the rebuilt artifacts, then and now; the first difference."""
 
     model: str
     versions: dict[str, tuple[str, str]]
     difference: str | None
 
     def as_record(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return the result for JSON output."""
         versions = {name: {"then": old, "now": new} for name, (old, new) in self.versions.items()}
         equal = self.difference is None
         return {"model": self.model, "equal": equal, "difference": self.difference} | {
@@ -48,7 +48,7 @@ class Rebuilt:
 
 @dataclass(frozen=True)
 class RebuildPlan:
-    """What is built again (`names`), and what is taken as it was (the links without inputs)."""
+    """What to rebuild (`names`), and what to copy (the links without inputs)."""
 
     lookup: Lookup
     links: Mapping[str, Link]
@@ -61,20 +61,21 @@ class RebuildPlan:
 
 
 def rebuild(chain: Chain, found: Found) -> Rebuilt:
-    """Build an artifact again in a temporary store and compare.
+    """Rebuild an artifact in a temporary store and compare.
 
-    Raises PipelineError where it cannot be built as it was.
+    Raises PipelineError if it cannot be rebuilt as it was.
     """
     if not found.link.inputs:
         raise PipelineError(
-            f"{found.link.asset}: came from outside and is not built here; `verify` checks it."
+            f"{found.link.asset}: comes from outside and cannot be rebuilt; `ft-pipeline verify` "
+            "checks it."
         )
     with tempfile.TemporaryDirectory(prefix="ft-pipeline-rebuild-") as folder:
         plan = plan_rebuild(chain, found, Path(folder))
         differences = list_differences(plan)
         if differences:
             raise PipelineError(
-                f"{found.link.asset} {found.link.fingerprint} cannot be built again as it was "
+                f"{found.link.asset} {found.link.fingerprint} cannot be rebuilt as it was "
                 f"(recorded → today): {'; '.join(differences)}."
             )
         _run(plan, found.link.name, Path(folder))
@@ -82,9 +83,9 @@ def rebuild(chain: Chain, found: Found) -> Rebuilt:
 
 
 def plan_rebuild(chain: Chain, found: Found, folder: Path) -> RebuildPlan:
-    """Lay what came from outside into an empty store below `folder`, and say what is built on it.
+    """Copy what came from outside into an empty store below `folder`; plan what to build from it.
 
-    Raises PipelineError where the record does not suffice, or what it names is not stored.
+    Raises PipelineError if the record is incomplete, or what it names is not stored.
     """
     links = _collect_behind(chain, found)
     plan = _make_plan(chain, found, links, folder)
@@ -93,25 +94,26 @@ def plan_rebuild(chain: Chain, found: Found, folder: Path) -> RebuildPlan:
 
 
 def _collect_behind(chain: Chain, found: Found) -> dict[str, Link]:
-    """Return an artifact and all behind it by name. Raises where an asset is there twice."""
+    """Return an artifact and all it was made from, by name. Raises if an asset occurs twice."""
     links = collect_links(Records(open_store(chain), found.receipt), found.link)
     twice = [name for name in links if " " in name]
     if twice:
         raise PipelineError(
-            f"{found.link.asset} {found.link.fingerprint} was made of two builds of some assets "
-            f"({', '.join(twice)} besides): the newer one left a split as it was. Only what has "
-            "one build of each behind it can be built again; `ft-pipeline trace` shows them."
+            f"{found.link.asset} {found.link.fingerprint} was made from two builds of some assets "
+            f"(the second: {', '.join(twice)}), because a newer build left a split unchanged. "
+            "Only artifacts made from one build of each asset can be rebuilt; `ft-pipeline trace` "
+            "shows the builds."
         )
     return links
 
 
 def _make_plan(chain: Chain, found: Found, links: Mapping[str, Link], folder: Path) -> RebuildPlan:
-    """Make the recorded recipe the only one of an empty store, with the revisions of then."""
+    """Make the recorded recipe the only one of an empty store, with the recorded revisions."""
     record = found.receipt.recipe if found.receipt else read_recipe(found.folder)
     if record is None:
         raise PipelineError(
-            f"{found.link.asset} {found.link.fingerprint}: the recipe that it was built by is not "
-            "recorded with it (an older version built it), so it cannot be built again."
+            f"{found.link.asset} {found.link.fingerprint}: its recipe was not recorded (it was "
+            "built by an older version), so it cannot be rebuilt."
         )
     origin = f"the record of {found.link.asset}"
     recipe = parse_recipe(record.settings, origin, tuple(chain.sources))
@@ -131,13 +133,13 @@ def _revision_of(link: Link) -> dict[str, Any]:
 
 
 def _lay_origins(store: Store, plan: RebuildPlan) -> None:
-    """Copy what came from outside into the empty store, as what is asked for today."""
+    """Copy what came from outside into the empty store, under today's fingerprints."""
     for name, link in plan.origins.items():
         artifact = store.find(*link.key)
         if artifact is None or artifact.data_version != link.data_version:
             raise PipelineError(
                 f"{link.asset} {link.fingerprint} (data version {link.data_version}) is not in "
-                f"{store.root}. It came from outside; without it nothing can be built again."
+                f"{store.root}. It comes from outside; nothing can be rebuilt without it."
             )
         # Its source may be declared otherwise by now: another address, or as a sample.
         request = plan.lookup.state(name).require_request()
@@ -151,7 +153,7 @@ def _lay_origins(store: Store, plan: RebuildPlan) -> None:
 
 
 def list_differences(plan: RebuildPlan) -> list[str]:
-    """Name what is not as recorded: code, libraries, and settings outside the recipe."""
+    """List differences from the record: code, libraries, and settings outside the recipe."""
     found = []
     chain = plan.lookup.chain
     for name in plan.names:
@@ -170,7 +172,7 @@ def list_differences(plan: RebuildPlan) -> list[str]:
 
 
 def _run(plan: RebuildPlan, target: str, folder: Path) -> None:
-    """Build in a Dagster instance of its own, so that the history of the project has no part."""
+    """Build in a separate Dagster instance, independent of the project's history."""
     from ft_pipeline.assets.execution import execute
 
     (folder / "dagster").mkdir()
@@ -194,7 +196,7 @@ def _compare(plan: RebuildPlan, model: Link) -> Rebuilt:
             names = [n for n in sorted(then.files.keys() | entries) if not n.startswith(META)]
             file = next((n for n in names if then.files.get(n) != entries.get(n)), "content")
             difference = (
-                f"{then.asset}: {file}: then sha256 {then.files.get(file, 'no file')}, "
-                f"now {entries.get(file, 'no file')}"
+                f"{then.asset}: {file}: was sha256 {then.files.get(file, 'no file')}, is now "
+                f"{entries.get(file, 'no file')}"
             )
     return Rebuilt(f"{model.asset} {model.fingerprint}", versions, difference)

@@ -1,10 +1,10 @@
-"""What a source's sensor remembers from look to look, and which recipes it starts.
+"""What a source's sensor remembers between looks, and which recipes it starts.
 
 The sensor's cursor holds, as JSON:
 
     {"revision": "3", "changes": 2, "waiting": ["quiz"], "asked": 1764061200.0, "failure": null}
 
-Nothing here knows Dagster. A look that failed changes no revision, so it starts nothing.
+Nothing here knows Dagster. A failed look changes no revision, so it starts nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a look leads to: recipes to run, what to remember, and why nothing more happens."""
+    """The outcome of a look: recipes to run, what to remember, and why nothing else happens."""
 
     watch: SourceWatch
     requests: tuple[str, ...]
@@ -47,7 +47,7 @@ class Decision:
 
 
 def parse_watch(cursor: str | None) -> SourceWatch:
-    """Return what a cursor holds; nothing was seen where it is empty or of another version."""
+    """Parse a cursor; an empty one, or one of another version, means nothing was seen."""
     try:
         return SourceWatch.model_validate_json(cursor) if cursor else SourceWatch()
     except ValidationError:
@@ -55,14 +55,14 @@ def parse_watch(cursor: str | None) -> SourceWatch:
 
 
 def note_failure(watch: SourceWatch, failure: str) -> SourceWatch:
-    """Remember that upstream did not answer; the last known revision stays."""
+    """Remember that upstream did not answer; keep the last known revision."""
     return watch.model_copy(update={"failure": failure})
 
 
 def decide(watch: SourceWatch, revision: str, readers: Iterable[Reader], now: float) -> Decision:
-    """Compare a revision with the last one and say which recipes run now.
+    """Compare a revision with the last one and decide which recipes run now.
 
-    A change is requested for each recipe once: at once, or after its `min_interval`.
+    Each change requests one run per recipe: immediately, or after its `min_interval`.
     """
     readers = tuple(readers)
     if watch.revision is None:  # the first look of all: what is there is not new
@@ -87,7 +87,7 @@ def decide(watch: SourceWatch, revision: str, readers: Iterable[Reader], now: fl
         if reader.automation.on_new_data:  # one that is paused is told when it goes on
             waiting.append(reader.recipe)
     watch = watch.model_copy(update={"waiting": tuple(waiting)})
-    return Decision(watch, tuple(requests), "; ".join(reasons) or "nothing is new")
+    return Decision(watch, tuple(requests), "; ".join(reasons) or "nothing new")
 
 
 def name_request(watch: SourceWatch, source: str, recipe: str) -> str:
@@ -100,9 +100,9 @@ def _refuse(reader: Reader, now: float) -> str | None:
     if settings.paused:
         return f"{reader.recipe} is paused (automation.paused in recipes/{reader.recipe}.yaml)"
     if not settings.on_new_data:
-        return f"{reader.recipe} does not run on new data (automation.on_new_data)"
+        return f"{reader.recipe} does not run on new data (automation.on_new_data is false)"
     last = reader.last_run()
     rest = to_seconds(settings.min_interval) - (now - last) if last is not None else 0.0
     if rest > 0:
-        return f"{reader.recipe} waits {rest:.0f} s more (automation.min_interval)"
+        return f"{reader.recipe} waits another {rest:.0f} s (automation.min_interval)"
     return None

@@ -1,7 +1,7 @@
-"""Room `sources`: what upstream has (`<source>_upstream`) and its files unchanged (`raw_<source>`).
+"""Room `sources`: what upstream has (`<source>_upstream`) and its unchanged files (`raw_<source>`).
 
-An artifact of `raw_trivia` holds the downloaded files as they came, for example `trivia.csv`, and
-`meta/source.json` with revision, licence, sizes and the time of fetching.
+An artifact of `raw_trivia` holds the downloaded files as they are, for example `trivia.csv`, and
+`meta/source.json` with revision, licence, sizes and download time.
 """
 
 import json
@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", message=".*multi_observable_source_asset.*")
 
 
 def define_sources(chain: Chain) -> list[dg.AssetsDefinition]:
-    """Define upstream and raw asset of each source that a chain reads."""
+    """Define the upstream asset and the raw asset of each source that a chain reads."""
     return [
         definition
         for source in chain.recipe.sources
@@ -47,10 +47,10 @@ def define_sources(chain: Chain) -> list[dg.AssetsDefinition]:
 
 
 def define_unread_sources(chains: Sequence[Chain]) -> list[dg.AssetsDefinition]:
-    """Define upstream of each declared source that no recipe reads yet.
+    """Define the upstream asset of each declared source that no recipe reads yet.
 
-    Observing it shows that its address and your access are right. Its key is the one that it has
-    as soon as a recipe reads it without samples.
+    Observing it shows whether its address and your access are right. It keeps its key when a recipe
+    later reads it without samples.
     """
     first = chains[0]
     read = {source for chain in chains for source in chain.recipe.sources}
@@ -63,13 +63,13 @@ def define_unread_sources(chains: Sequence[Chain]) -> list[dg.AssetsDefinition]:
 
 
 def upstream_key(chain: Chain, source: str) -> dg.AssetKey:
-    """Return the key of what a source's raw files come from."""
+    """Return the key of the upstream asset that a source's raw files come from."""
     raw = asset_key(chain, f"raw_{source}").path[-1]
     return dg.AssetKey(raw.removeprefix("raw_") + "_upstream")
 
 
 def observe(key: dg.AssetKey, revision: str, failure: str | None = None) -> dg.AssetObservation:
-    """Return the event that upstream has this revision, or had, where it did not answer."""
+    """Return the event that upstream has this revision, or had it, if it did not answer."""
     return dg.AssetObservation(
         asset_key=key,
         tags={"dagster/data_version": revision},
@@ -85,7 +85,7 @@ def _define_upstream(
     upstream_spec = dg.AssetSpec(
         key,
         group_name="sources",
-        description=f"What upstream has. {declared.description} Observing asks for the newest "
+        description=f"What upstream has. {declared.description} Observing looks up the newest "
         "revision (Kaggle version, hub commit, or hash of local files) and downloads nothing.",
         tags={"recipe": "shared"},
     )
@@ -136,7 +136,7 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
         except PipelineError as error:
             if known is None:
                 raise
-            context.log.warning(f"upstream was not asked, revision {known} stays: {error}")
+            context.log.warning(f"upstream could not be checked, keeping revision {known}: {error}")
             return
         context.log_event(observe(upstream_key(chain, source), revision))
 
@@ -148,8 +148,8 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
         passed = facts["rows"] > facts["broken_rows"]
         if not passed:
             message = (
-                f"no row of {', '.join(artifact.content)} can be read: {message}. Look at the file "
-                f"and at `format` of {source} in sources.yaml (docs/data_formats.md)"
+                f"no row of {', '.join(artifact.content)} can be read: {message}. Check the file, "
+                f"and the `format` of {source} in sources.yaml (docs/data_formats.md)"
             )
         return Verdict(passed, message, {"rows": facts["rows"]})
 
@@ -162,13 +162,13 @@ def _define_raw(chain: Chain, source: str) -> dg.AssetsDefinition:
     checks = [
         Check(
             "is_not_empty",
-            "The source has at least one row that can be read.",
+            "The source has at least one readable row.",
             is_not_empty,
             version=f"2 {reading}",
         ),
         Check(
             "identity_columns_are_present",
-            f"Every file has the columns that make its row_id: {named}.",
+            f"Every file has the columns that form the row_id: {named}.",
             identity_is_present,
             version=f"2 {reading}",
         ),
@@ -204,7 +204,7 @@ def _fetch(chain: Chain, source: str, draft: Draft) -> None:
 
 
 def _facts(source: str, declared: AnySource, artifact: Artifact) -> dict[str, Any]:
-    """Return what was seen when the source was fetched; read again if it is read otherwise now."""
+    """Return the facts recorded at the download; read again if the source's settings changed."""
     facts: dict[str, Any] = artifact.read_json(SOURCE_FILE)
     if facts.get("reading") == hash_json(describe_reading(declared)):
         return facts

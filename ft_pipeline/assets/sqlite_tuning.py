@@ -1,4 +1,4 @@
-"""Dagster's history of runs in SQLite, written without waiting for the disk at every event.
+"""Dagster's run history in SQLite, written without waiting for the disk at every event.
 
 Dagster opens and closes a database for each event of a run. Closing the last connection to one
 copies its write-ahead log into it and deletes the log, waiting for the disk several times; a commit
@@ -15,12 +15,12 @@ TIMEOUT_SECONDS = 30  # as Dagster waits for a lock
 
 @contextlib.contextmanager
 def hold_databases_open() -> Iterator[None]:
-    """Keep one connection to each SQLite database that SQLAlchemy opens, and wait for no commit.
+    """Keep a connection open to each SQLite database of SQLAlchemy, and commit without waiting.
 
-    So no other connection of this process is ever the last, and commits only append to the log
+    Thus no other connection of this process is ever the last, and commits only append to the log
     (`synchronous=NORMAL`, https://sqlite.org/pragma.html#pragma_synchronous). Other processes see
-    each commit at once, and it survives the end of this process, even by signal 9. A power loss
-    can take the last events of the history, never the database. Databases of other kinds are left
+    each commit at once, and it survives the end of this process, even by signal 9. A power loss can
+    lose the last events of the history, but never the database. Other kinds of databases are left
     alone.
     """
     from sqlalchemy import Engine, event
@@ -45,7 +45,7 @@ def hold_databases_open() -> Iterator[None]:
 
 
 def _open(file: str) -> sqlite3.Connection:
-    """Open a database with its write-ahead log; a new one gets it before Dagster would set it."""
+    """Open a database with its write-ahead log; a new one gets it before Dagster sets it."""
     connection = sqlite3.connect(file, timeout=TIMEOUT_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.execute("SELECT * FROM sqlite_master").fetchall()  # the first read opens the log

@@ -1,8 +1,8 @@
-"""Dagster's SQLite storage, made by one process at a time and whole or absent.
+"""Dagster's SQLite storage, created by one process at a time, completely or not at all.
 
-dagster.yaml names this class, so it holds for every command that opens the instance: `ft-pipeline
-run`, `dagster asset materialize`, the UI, the daemon. Of ten first runs that started together on a
-fresh checkout, four failed in Dagster's own class while they made the same tables.
+dagster.yaml names this class, so it applies to every command that opens the instance: `ft-pipeline
+run`, `dagster asset materialize`, the UI, the daemon. Of ten first runs started together on a fresh
+checkout, four failed in Dagster's own class because they created the same tables.
 """
 
 import shutil
@@ -33,7 +33,7 @@ class LockedSqliteStorage(DagsterSqliteStorage):
 
 
 def _create(base: Path) -> None:
-    """Make the tables aside and rename the folder, so that a kill leaves no half of them."""
+    """Create the tables in a draft folder and rename it, so that a kill leaves no half of them."""
     draft = base.with_name(f"{base.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)  # of a killed process; the lock is ours
     with hold_databases_open():

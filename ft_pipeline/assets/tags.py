@@ -1,4 +1,4 @@
-"""Tags of Dagster runs by which this project's parts tell each other what a run is for."""
+"""Tags of Dagster runs that tell other parts of this project what a run is for."""
 
 RECIPE = "ft_pipeline/recipe"  # dagster.yaml: one refresh of a recipe at a time
 # What started the run: `new_data` or `schedule`; absent where a person did.

@@ -1,4 +1,4 @@
-"""Room `training`: the base model, what it will see, and the adapter. All work is the worker's.
+"""Room `training`: the base model, its tokens, and the adapter. The worker does all the work.
 
 One line of `train_tokens/…/tokens.jsonl` (labels −100 are not trained on):
 
@@ -50,7 +50,7 @@ def define_training(chain: Chain) -> list[dg.AssetsDefinition]:
 def define_base_model(
     chain: Chain, name: str = "base_model", field: str = "base_model"
 ) -> dg.AssetsDefinition:
-    """Define the asset that brings in a model; `field`: where the recipe names it."""
+    """Define the asset that imports a model; `field`: where the recipe names it."""
 
     def work(context: dg.AssetExecutionContext, drafts: Mapping[str, Draft]) -> None:
         draft = drafts[name]
@@ -67,14 +67,14 @@ def define_base_model(
             refuse_changed_model(chain, draft, choice.path)
 
     choice = chain.model_choice(name)
-    what = {"base_model": "that is fine-tuned", "student_model": "that is taught"}
+    what = {"base_model": "to fine-tune", "student_model": "to train by distillation"}
     described = spec(
         chain,
         name,
-        description=f"The model {what.get(name, 'that teaches')}: "
-        f"{choice.embedded or choice.id or choice.path}. "
-        "Weights as safetensors (those of a hub model stay in the Hugging Face cache), tokenizer "
-        "with the special tokens that its chat template needs, and where they came from.",
+        description=f"The model {what.get(name, 'to learn from')}: "
+        f"{choice.embedded or choice.id or choice.path}. Weights as safetensors (for a hub model, "
+        "they stay in the Hugging Face cache), the tokenizer with the special tokens that its "
+        "chat template needs, and their origin.",
         kinds={"pytorch", "huggingface"},
     )
     return define(chain, {name: described}, {}, work)
@@ -106,8 +106,8 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
             chain,
             name,
             description=f"What the model sees of `{side}`: each example rendered through the chat "
-            "template and tokenized, its prompt masked (label -100), over-long examples dropped or "
-            "cut by the recipe's rule and counted.",
+            "template and tokenized, with its prompt masked (label -100). Over-long examples are "
+            "dropped or truncated as the recipe says, and counted.",
             kinds={"huggingface", "json"},
         )
         for name, side in sides.items()
@@ -116,10 +116,10 @@ def _define_tokens(chain: Chain) -> dg.AssetsDefinition:
 
 
 def refuse_changed_model(chain: Chain, draft: Draft, path: str) -> None:
-    """Raise PipelineError where a local model's files changed after the run began."""
+    """Raise PipelineError if a local model's files changed after the run began."""
     if hash_local_model(chain.project, draft.asset, path) != draft.ingredients.settings["revision"]:
         raise PipelineError(
-            f"{draft.asset}: {path} changed after this run began. Nothing was kept; run again."
+            f"{draft.asset}: {path} changed during this run. Nothing was kept; run again."
         )
 
 
@@ -127,7 +127,7 @@ def _define_finetuned_model(chain: Chain) -> dg.AssetsDefinition:
     return define_training_of(
         chain,
         "finetuned_model",
-        f"{describe_output(chain.recipe.training)} trained on the completions of `train_tokens`, "
+        f"{describe_output(chain.recipe.training)}, trained on the completions of `train_tokens`, "
         "with the tokenizer.",
     )
 
@@ -138,9 +138,9 @@ def define_training_of(
     description: str,
     find_distillation_inputs: Callable[[Mapping[str, Artifact]], DistillationInputs] | None = None,
 ) -> dg.AssetsDefinition:
-    """Define a model that is trained.
+    """Define a trained model.
 
-    `find_distillation_inputs` says what it learns from besides its tokens.
+    `find_distillation_inputs` returns what it learns from besides its tokens.
     """
     settings = chain.training(name)
 
@@ -183,15 +183,15 @@ def define_training_of(
     described = spec(
         chain,
         name,
-        description=f"{description} `meta/` has metrics.jsonl, the loss curve and the receipt of "
-        "everything behind it.",
+        description=f"{description} `meta/` holds metrics.jsonl, the loss curve and the receipt "
+        "with everything it was made from.",
         kinds={"pytorch", "huggingface"},
     )
     return define(chain, {name: described}, {name: MODEL_CHECKS}, work)
 
 
 def specify_base(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> ModelSpec:
-    """Return base_model, or what `name` was trained from, loaded as in its training."""
+    """Return base_model, or the model that `name` was trained from, loaded as in its training."""
     training = chain.training(name)
     return ModelSpec(
         base_model=inputs[chain.trained_from(name)].path,
@@ -208,9 +208,9 @@ def specify_trained(chain: Chain, inputs: Mapping[str, Artifact], name: str) -> 
 
 
 def describe_output(settings: Training) -> str:
-    """Say what comes out of a training, for people."""
+    """Describe the output of a training."""
     if settings.method == "full":
-        return "A whole model"
+        return "A full model"
     if settings.method == "bottleneck":
         return f"Bottleneck adapters (width {settings.bottleneck.size})"
     return f"A peft adapter ({settings.method}, rank {settings.lora.r})"
@@ -222,20 +222,22 @@ def _nothing_is_cut_uncounted(artifact: Artifact, inputs: Mapping[str, Artifact]
     counted = report["kept"] + report["dropped_too_long"]
     message = (
         f"{report['examples']} examples = {lines} kept + {report['dropped_too_long']} dropped; "
-        f"{report['truncated']} cut"
+        f"{report['truncated']} truncated"
     )
     return Verdict(lines == report["kept"] and counted == report["examples"], message)
 
 
 def _loss_is_finite(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     report = artifact.read_json(REPORT_FILE)
-    return Verdict(report["loss_is_finite"], f"final loss {report['final_loss']:.4f} nats a token")
+    return Verdict(
+        report["loss_is_finite"], f"final loss {report['final_loss']:.4f} nats per token"
+    )
 
 
 def _loss_is_lower_at_the_end(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     report = artifact.read_json(REPORT_FILE)
     first, final = report["first_loss"], report["final_loss"]
-    return Verdict(final < first, f"from {first:.4f} to {final:.4f} nats a token")
+    return Verdict(final < first, f"from {first:.4f} to {final:.4f} nats per token")
 
 
 def _adapter_has_changed(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
@@ -245,7 +247,9 @@ def _adapter_has_changed(artifact: Artifact, inputs: Mapping[str, Artifact]) -> 
 
 def _adapter_loads(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     loads = artifact.read_json(REPORT_FILE)["adapter_loads"]
-    return Verdict(loads, "every tensor was read back equal" if loads else "it does not")
+    return Verdict(
+        loads, "every tensor reads back equal" if loads else "it does not load, or differs"
+    )
 
 
 TOKEN_COLUMNS = {
@@ -257,12 +261,12 @@ TOKEN_COLUMNS = {
 TOKENS_CHECKS = [
     Check(
         "last_trained_token_is_eos",
-        "The last trained token that is not white space is the token that ends generation.",
+        "The last trained token, white space aside, is the token that ends generation.",
         expect_zero(REPORT_FILE, "without_eos_at_end", "examples without EOS at the end"),
     ),
     Check(
         "every_example_has_a_trained_token",
-        "No example is masked as a whole.",
+        "No example is fully masked.",
         expect_zero(REPORT_FILE, "without_trained_token", "examples without a trained token"),
     ),
     Check(
@@ -272,7 +276,7 @@ TOKENS_CHECKS = [
     ),
     Check(
         "nothing_is_cut_uncounted",
-        "Every example is kept, or counted as dropped or cut.",
+        "Every example is kept, or counted as dropped or truncated.",
         _nothing_is_cut_uncounted,
     ),
 ]
@@ -280,7 +284,7 @@ MODEL_CHECKS = [
     Check("loss_is_finite", "No logged loss is NaN or infinite.", _loss_is_finite),
     Check(
         "loss_is_lower_at_the_end",
-        "The mean loss of the last tenth of the log is below that of the first tenth.",
+        "The mean loss over the last tenth of the log is below that of the first tenth.",
         _loss_is_lower_at_the_end,
     ),
     Check(
@@ -290,7 +294,7 @@ MODEL_CHECKS = [
     ),
     Check(
         "adapter_loads",
-        "The saved adapter loads with plain peft (a whole model with transformers).",
+        "The saved adapter loads with plain peft (a full model with transformers).",
         _adapter_loads,
     ),
 ]

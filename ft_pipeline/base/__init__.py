@@ -1,4 +1,4 @@
 """What every package may import: errors, hashing, JSON lines, locks, project folders, the network.
 
-It imports nothing of the project.
+It imports nothing else from the project.
 """

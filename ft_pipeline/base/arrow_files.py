@@ -6,7 +6,7 @@ import pyarrow as pa
 
 
 def map_table(file: Path) -> pa.Table:
-    """Return the table of a file. Raises pa.ArrowInvalid or OSError where it is not whole."""
+    """Return the table in a file. Raises pa.ArrowInvalid or OSError if the file is incomplete."""
     with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
         return reader.read_all()
 

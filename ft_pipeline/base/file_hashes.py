@@ -1,6 +1,6 @@
-"""Hashes of files, remembered by size and modification time, so that nothing is read twice.
+"""Hashes of files, cached by size and modification time, so that no file is read twice.
 
-A stamp file maps a name to `[size in bytes, mtime in ns, sha256]`. It is local knowledge: on
+A stamp file maps a name to `[size in bytes, mtime in ns, sha256]`. It is valid only locally: on
 another machine, or after a copy, the times differ and the files are hashed again.
 """
 
@@ -42,12 +42,13 @@ def _stamp(path: Path, known: Stamp | None) -> Stamp:
         raise  # taken away just now: not the same as being refused
     except OSError as error:
         raise PipelineError(
-            f"{path}: cannot be read ({error.strerror}). Let this user read it, or take it away."
+            f"{path}: cannot be read ({error.strerror}). Make it readable for this user, or "
+            "remove it."
         ) from error
 
 
 def _write(stamp_file: Path, stamps: Mapping[str, Stamp]) -> None:
-    """Write the stamps if the folder can be written; a read-only store is hashed every time."""
+    """Write the stamps if the folder is writable; a read-only store is hashed every time."""
     with contextlib.suppress(OSError):
         stamp_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(stamp_file, json.dumps(stamps), durable=False)

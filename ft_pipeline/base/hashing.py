@@ -1,4 +1,4 @@
-"""Hashes of JSON values and of files, and what is kept of a file: its sha256 and its size."""
+"""Hashes of JSON values and files, and the record of a file: its sha256 and size."""
 
 import hashlib
 import json

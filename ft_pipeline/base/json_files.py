@@ -1,6 +1,6 @@
 """Files that hold one JSON value, indented for people, in a folder that is published as a whole.
 
-A record that others may read while it is written is written by records.py.
+For records that others may read during the write, use records.py.
 """
 
 import json

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def find_version(name: str) -> str:
-    """Return the version of an installed distribution; "absent" where there is none."""
+    """Return the version of an installed distribution, or "absent"."""
     try:
         return version(name)
     except PackageNotFoundError:

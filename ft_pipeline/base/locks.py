@@ -1,6 +1,6 @@
-"""Locks on files (`flock`), which the kernel frees when their owner dies.
+"""File locks (`flock`), which the kernel releases when their owner dies.
 
-A lock file stays: one that is removed while another process waits for it locks nothing.
+Lock files are never removed: removing one while another process waits for it would void the lock.
 """
 
 import fcntl
@@ -13,10 +13,10 @@ from typing import IO
 
 @contextmanager
 def hold_lock(file: Path, when_waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a file's lock, and wait for it where somebody has it.
+    """Hold a file's lock, waiting for it if another process holds it.
 
-    `when_waiting` is called before that. Makes the file and its folder, and raises OSError where it
-    cannot. Does not touch the file's times.
+    `when_waiting` is called before the wait. Creates the file and its folder; raises OSError if it
+    cannot. Does not change the file's times.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as handle:
@@ -29,7 +29,7 @@ def hold_lock(file: Path, when_waiting: Callable[[], None] | None = None) -> Ite
 
 @contextmanager
 def try_lock(file: Path, create: bool = False) -> Iterator[bool]:
-    """Hold a file's lock if it is free, and say so. Does not touch the file's times."""
+    """Hold a file's lock if it is free; yield whether it is. Does not change the file's times."""
     try:
         handle = file.open("a" if create else "r", encoding="utf-8")
     except FileNotFoundError:
@@ -41,10 +41,10 @@ def try_lock(file: Path, create: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def hold_mark(file: Path) -> Iterator[None]:
-    """Have a file there, locked from the moment it appears, for as long as this lasts.
+    """Create a file that is locked from the moment it appears until this context ends.
 
-    A mark that is there and that nobody holds is that of a process which was killed. Raises OSError
-    where it cannot be made.
+    A mark that exists but is not locked was left by a killed process. Raises OSError if the mark
+    cannot be created.
     """
     created = file.with_name(f".{file.name}.{os.getpid()}")
     with hold_lock(created):

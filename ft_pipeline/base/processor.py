@@ -1,4 +1,4 @@
-"""What Linux says of this machine's processor; needs no torch."""
+"""What Linux reports about this machine's processor; needs no torch."""
 
 from functools import cache
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 
 @cache
 def cpu_has_fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 here: a CPU with AMX, AMD's from Zen 4 on.
+    """Whether bfloat16 is faster than float32 here: a CPU with AMX, or AMD from Zen 4 on.
 
-    AVX512-BF16 alone is not enough: twice the speed of fp32 was measured on an AMD EPYC, half of it
-    on an Intel Xeon without AMX (docs/decisions.md). Other systems than Linux: False.
+    AVX512-BF16 alone is not enough: bf16 ran at twice the speed of fp32 on an AMD EPYC, but at half
+    of it on an Intel Xeon without AMX (docs/decisions.md). False on systems other than Linux.
     """
     file = Path("/proc/cpuinfo")
     text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""

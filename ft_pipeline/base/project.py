@@ -1,4 +1,4 @@
-"""Where the project's files are: the root with `recipes/` and `sources.yaml`, store and remote."""
+"""Locate the project: the root with `recipes/` and `sources.yaml`, the store and the remote."""
 
 import os
 import re
@@ -14,7 +14,7 @@ STORE_FOLDERS = ("checkpoints", "locks", "pins", "promotions", "rows", "runs", "
 
 @dataclass(frozen=True)
 class Project:
-    """One checkout: its root folder, the store that its artifacts go to, and the remote behind it.
+    """One checkout: its root folder, the store for its artifacts, and the store's remote.
 
     `remote` is an fsspec address or an absolute folder.
     """
@@ -32,18 +32,18 @@ class Project:
 
 
 def find_project() -> Project:
-    """Find the project: `FT_PROJECT`, else the working directory, else this checkout.
+    """Find the project: `FT_PROJECT`, otherwise the working directory, otherwise this checkout.
 
     The store is `FT_STORE`, by default `data/artifacts` below the root; the remote is `FT_REMOTE`.
-    Raises PipelineError where the folder found has no `recipes/` or no `sources.yaml`, and where
-    `FT_REMOTE` is malformed.
+    Raises PipelineError if the folder lacks `recipes/` or `sources.yaml`, or if `FT_REMOTE` is
+    malformed.
     """
     root = _find_root()
     for needed in ("recipes", "sources.yaml"):
         if not (root / needed).exists():
             raise PipelineError(
-                f"{root}: not a project of ft_pipeline, it has no `{needed}`. "
-                "Start from the root of a checkout, or set FT_PROJECT to it."
+                f"{root}: not an ft_pipeline project, because it has no `{needed}`. Run from the "
+                "root of a checkout, or set FT_PROJECT to that folder."
             )
     store = Path(os.environ.get("FT_STORE") or root / "data" / "artifacts").expanduser()
     store = store if store.is_absolute() else root / store
@@ -56,14 +56,14 @@ def _find_remote(root: Path, store: Path) -> str | None:
         return named or None
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", named):  # s3:/bucket, s3:bucket
         raise PipelineError(
-            f"FT_REMOTE: {named.partition(':')[0]}:… is neither an address nor a folder. Expected "
-            "an address with ://, such as s3://bucket/folder, or a folder."
+            f"FT_REMOTE: {named.partition(':')[0]}:… is neither an address nor a folder. Use an "
+            "address with ://, such as s3://bucket/folder, or a folder."
         )
     folder = root / Path(named).expanduser()
     if folder.resolve() == store.resolve():
         raise PipelineError(
-            f"FT_REMOTE: {folder} is the local store itself. Expected another folder or an "
-            "address, such as s3://bucket/folder; FT_STORE names the local store."
+            f"FT_REMOTE: {folder} is the local store itself (FT_STORE). Use another folder, or an "
+            "address such as s3://bucket/folder."
         )
     return str(folder)
 

@@ -1,10 +1,10 @@
-"""Small records on disk: written whole or not at all, and read with a word on what is wrong.
+"""Small records on disk: written whole or not at all; reading one names any damage.
 
     .trivia.json.draft-1a2b3c4d    the next content, until it is renamed; never read
     .trivia.json.lock              held while a record is read, changed and written
     trivia.json                    the old content or the new one, whenever a process or power ends
 
-What has no `durable` write may be empty after a power cut; then its reader makes it again.
+A record written without `durable` may be empty after a power cut; its reader then rebuilds it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _said: dict[Path, str] = {}
 
 
 class DamagedRecord(PipelineError):
-    """A record that is not what was written; `fault` says in what."""
+    """A damaged record; `fault` says what is wrong."""
 
     def __init__(self, where: Path | str, fault: str) -> None:
         super().__init__(f"{where}: {fault}.")
@@ -41,11 +41,11 @@ class DamagedRecord(PipelineError):
 
 
 def write_atomically(file: Path, text: str, durable: bool = True) -> None:
-    """Give a file of an existing folder new content, in UTF-8: readers see the old or the new.
+    """Replace a file's content (UTF-8) in an existing folder: readers see the old or the new.
 
-    `durable`: it is on the disk when this returns (fsync of file and folder). Without that, a power
-    cut may leave it empty, which is right only for what is made again. Raises OSError; the old
-    content then stays.
+    `durable`: the content is on disk when this returns (fsync of file and folder). Without it, a
+    power cut may leave the file empty, so use that only for what can be rebuilt. Raises OSError;
+    the old content then stays.
     """
     target = Path(os.path.realpath(file))  # where people put a link, it stays one
     draft = target.with_name(f".{target.name}{DRAFT_MARK}{uuid.uuid4().hex[:8]}")
@@ -65,9 +65,9 @@ def write_atomically(file: Path, text: str, durable: bool = True) -> None:
 
 @contextlib.contextmanager
 def changing(file: Path) -> Iterator[None]:
-    """Hold the right to read a record and write it changed; make its folder where it is missing.
+    """Hold the lock to read, change and write a record; create its folder if missing.
 
-    All who write the record hold it, so what a killed one has left is cleared away. Raises OSError.
+    All writers hold it, so drafts left by killed ones can be removed here. Raises OSError.
     """
     target = Path(os.path.realpath(file))
     with hold_lock(target.with_name(f".{target.name}.lock")):
@@ -77,10 +77,10 @@ def changing(file: Path) -> Iterator[None]:
 
 
 def read_record(file: Path, shape: TypeAdapter[ShapeT], otherwise: str) -> ShapeT | None:
-    """Return a JSON record. None where there is none, and where it is damaged: then with a warning.
+    """Return a JSON record, or None if it is missing or, with a warning, damaged.
 
-    `otherwise` says there what is done without it. A damage is named once, as long as it stays.
-    Raises PipelineError where the file cannot be read.
+    `otherwise` tells the warning's reader what happens instead. Each damage is reported once.
+    Raises PipelineError if the file cannot be read.
     """
     try:
         record = load_record(file, shape)
@@ -92,9 +92,9 @@ def read_record(file: Path, shape: TypeAdapter[ShapeT], otherwise: str) -> Shape
 
 
 def load_record(file: Path, shape: TypeAdapter[ShapeT]) -> ShapeT | None:
-    """Return a JSON record, or None where there is none.
+    """Return a JSON record, or None if it is missing.
 
-    Raises DamagedRecord, and PipelineError where it cannot be read.
+    Raises DamagedRecord, or PipelineError if the file cannot be read.
     """
     content = _read(file)
     return None if content is None else parse_record(content, shape, file)
@@ -111,16 +111,16 @@ def parse_record(content: bytes, shape: TypeAdapter[ShapeT], where: Path | str) 
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a record that people write, too; none where there is no file.
+    """Return the lines of a record that people may also edit; no lines if there is no file.
 
-    Warns where the last line has no end: a file that was cut off looks so. Raises DamagedRecord
-    where it is empty or not UTF-8, and PipelineError where it cannot be read.
+    Warns if the last line has no line end, as in a truncated file. Raises DamagedRecord if the file
+    is empty or not UTF-8, and PipelineError if it cannot be read.
     """
     content = _read(file)
     if content is None:
         return []
     if not content:
-        raise DamagedRecord(file, "is empty, as after a power cut")
+        raise DamagedRecord(file, "is empty, perhaps after a power cut")
     try:
         lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
@@ -128,19 +128,19 @@ def read_lines(file: Path) -> list[str]:
     if content.endswith(b"\n"):
         _said.pop(file, None)
     else:
-        remedy = "If the file was cut off, restore it; else end that line."
-        _warn(file, f"line {len(lines)}, the last, has no line end. {remedy}")
+        remedy = "If the file was truncated, restore it; otherwise add a line end."
+        _warn(file, f"its last line ({len(lines)}) has no line end. {remedy}")
     return [line.removesuffix("\r") for line in lines]
 
 
 def is_draft(file: Path, records: Collection[str]) -> bool:
-    """Whether a killed process left a file as the next content of one of these records."""
+    """Whether a file is the draft that a killed process left of one of these records."""
     named = (re.escape(record) for record in records)
     return re.fullmatch(rf"\.({'|'.join(named)}){DRAFT_MARK}[0-9a-f]{{8}}", file.name) is not None
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder written to the disk (fsync)."""
+    """Flush a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,7 +149,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have a folder with all that is in it written to the disk."""
+    """Flush a folder and everything in it to disk."""
     for place, _, names in os.walk(folder, topdown=False):
         for file in (Path(place, name) for name in names):
             if file.is_file():
@@ -158,7 +158,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _take_mode(old: Path, new: Path) -> None:
-    """Give the new file the rights that the old one had, if there is one."""
+    """Copy the old file's permissions, if there is one, to the new file."""
     with contextlib.suppress(FileNotFoundError):
         mode = old.stat().st_mode
         if mode != new.stat().st_mode:
@@ -172,7 +172,8 @@ def _read(file: Path) -> bytes | None:
         return None
     except OSError as error:
         raise PipelineError(
-            f"{file}: cannot be read ({error.strerror}). Let this user read it, or take it away."
+            f"{file}: cannot be read ({error.strerror}). Make it readable for this user, or "
+            "remove it."
         ) from error
 
 
@@ -183,9 +184,9 @@ def _warn(file: Path, text: str) -> None:
 
 
 def _describe(error: ValidationError) -> str:
-    """Say what is wrong first, without the content, which may be long."""
+    """Describe the first error, without the content, which may be long."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return f"cut off or not JSON ({first['ctx']['error']})"
+        return f"truncated or not JSON ({first['ctx']['error']})"
     path = ".".join(str(part) for part in first["loc"]) or "the whole record"
-    return f"not the record that was expected ({path}: {first['msg']})"
+    return f"not the expected record ({path}: {first['msg']})"

@@ -1,7 +1,7 @@
-"""Declared settings: the frozen base of recipes, sources and tasks, and their errors.
+"""Declared settings: the frozen base class of recipes, sources and tasks, and their errors.
 
-A wrong file is answered with one line an error: the file, the field's path, the value found, the
-values allowed and a near miss. For example:
+A wrong file gives one line per error: the file, the field's path, the value found, the values
+allowed and a "did you mean". For example:
 
     recipes/quiz.yaml: training.lora.alhpa: unknown key (found: 32).
       Allowed here: r, alpha, dropout, bias, target_modules. Did you mean `alpha`?
@@ -34,7 +34,7 @@ class SettingsError(PipelineError):
 
 
 def is_switched_on(variable: str) -> bool:
-    """Whether an environment variable is set to anything but nothing, `0` or `false`."""
+    """Whether an environment variable is set, and not to nothing, `0` or `false`."""
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false")
 
 
@@ -45,7 +45,7 @@ MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads `2e-4` as a number, as people write it."""
+    """YAML that refuses duplicate keys and reads `2e-4` as a number."""
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -79,13 +79,13 @@ def parse_yaml(text: str, origin: str) -> Any:
 
 
 def read_yaml(path: Path, origin: str) -> dict[str, Any]:
-    """Read a YAML mapping from a file. Raises SettingsError where it is missing or is none."""
+    """Read a YAML mapping from a file. Raises SettingsError if it is missing or not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise SettingsError(f"{origin}: no such file (looked for {path}).") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{origin}: not a text file in UTF-8 ({error}).") from error
+        raise SettingsError(f"{origin}: not a UTF-8 text file ({error}).") from error
     data = parse_yaml(text, origin)
     if not isinstance(data, dict):
         raise SettingsError(f"{origin}: expected a mapping of settings, found {_show(data)}.")
@@ -93,7 +93,7 @@ def read_yaml(path: Path, origin: str) -> dict[str, Any]:
 
 
 def validate(section: type[SectionT], data: Any, origin: str) -> SectionT:
-    """Validate `data` as `section`; raise SettingsError with one line an error."""
+    """Validate `data` as `section`; raise SettingsError with one line per error."""
     try:
         return section.model_validate(data)
     except ValidationError as error:
@@ -124,7 +124,7 @@ def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...], origin: st
 def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield path and value of each nested setting, `("training.lora.r", 16)`.
 
-    A list is one value, but where it holds sections: those count from 0, as in overrides.
+    A list counts as one value unless it holds sections, numbered from 0 as in overrides.
     """
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -165,7 +165,7 @@ def _explain(section: type[BaseModel], error: dict[str, Any], origin: str) -> st
             f"  Allowed here: {', '.join(allowed)}.{hint}"
         )
     if error["type"] == "missing":
-        return f"{origin}: {path}: required, and not given."
+        return f"{origin}: {path}: required, but missing."
     hint = ""
     if error["type"] == "literal_error":
         known = re.findall(r"'([^']+)'", error["ctx"]["expected"])
@@ -175,7 +175,7 @@ def _explain(section: type[BaseModel], error: dict[str, Any], origin: str) -> st
 
 
 def _allowed_keys(section: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Walk a pydantic error path down to the section that it points at; return its fields."""
+    """Follow a pydantic error path to the section it points at; return that section's fields."""
     model = section
     for part in location:
         if isinstance(part, str) and part in model.model_fields:

@@ -1,4 +1,4 @@
-"""The command `ft-pipeline`, one module a group of commands; show/ has what they print.
+"""The command `ft-pipeline`, one module per group of commands; show/ prints their results.
 
 It imports every package but worker.
 """

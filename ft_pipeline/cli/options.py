@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and loading the recipe that they name."""
+"""What commands share: common options, and loading the recipe they name."""
 
 import os
 import shlex
@@ -12,17 +12,19 @@ from ft_pipeline.config.recipe import list_recipes, read_overrides, split_overri
 from ft_pipeline.graph.chain import Chain, load_chain, load_chains
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe, a file of recipes/ without .yaml.")
+    str, typer.Option("--recipe", "-r", help="Name of a recipe in recipes/, without .yaml.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="Override a field for this run: training.learning_rate=5e-4."),
+    typer.Option(
+        "--set", "-s", help="Override a setting for this run, as in training.learning_rate=5e-4."
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load(name: str, overrides: list[str] | None) -> Chain:
-    """Load a chain with FT_OVERRIDES and `--set`; both then hold for chains loaded later too."""
+    """Load a chain with FT_OVERRIDES and `--set`; both then also apply to chains loaded later."""
     project = find_project()
     require_recipe(project, name)
     words = [shlex.quote(f"{name}:{override}") for override in overrides or ()]
@@ -37,7 +39,7 @@ def load_all() -> list[Chain]:
 
 
 def require_recipe(project: Project, name: str) -> None:
-    """Raise PipelineError where there is no such recipe."""
+    """Raise PipelineError if there is no such recipe."""
     known = list_recipes(project)
     if name not in known:
         raise PipelineError(

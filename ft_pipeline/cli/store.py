@@ -1,4 +1,4 @@
-"""The command about the store: gc."""
+"""The store's command: gc."""
 
 from typing import Annotated
 
@@ -16,18 +16,22 @@ store_app = typer.Typer()
 def collect_garbage(
     keep: Annotated[
         int,
-        typer.Option("--keep", min=0, help="Newest artifacts of each asset to keep besides."),
+        typer.Option(
+            "--keep", min=0, help="How many of the newest unneeded artifacts of each asset to keep."
+        ),
     ] = 1,
     forgotten: Annotated[
-        bool, typer.Option("--forgotten", help="Instead: what holds rows of data/forget.txt.")
+        bool,
+        typer.Option("--forgotten", help="List instead what holds rows named in data/forget.txt."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed to go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what would go.")] = False,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Of this recipe only; default: all.")
+        str | None,
+        typer.Option("--recipe", "-r", help="Consider only this recipe's artifacts; default: all."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what the store has and no recipe needs, and why the rest stays; with --yes remove it."""
+    """List what no recipe needs any more, and why the rest stays; with --yes, remove it."""
     from ft_pipeline.gc import forgotten as purge
     from ft_pipeline.gc import plan as garbage
 
@@ -35,7 +39,7 @@ def collect_garbage(
     if recipe is not None:
         require_recipe(chains[0].project, recipe)
         if forgotten:
-            raise PipelineError("gc: --forgotten is of all recipes; leave --recipe out.")
+            raise PipelineError("gc: --forgotten covers all recipes; leave out --recipe.")
     store = open_store(chains[0])
     items = purge.plan_purge(chains) if forgotten else garbage.plan_removal(chains, keep, recipe)
     pushed = purge.list_pushed(store, items) if forgotten else []  # known before it is removed
@@ -43,8 +47,8 @@ def collect_garbage(
     console.show_garbage(items, refused, yes, as_json, pushed)
     if forgotten and not as_json:
         for place in pushed:
-            console.say(f"Pushed, and still there; nothing is deleted in a remote: {place}")
+            console.say(f"Still in the remote, where ft-pipeline deletes nothing: {place}")
         console.say(
-            "Not in the store: Dagster's history, whose previews may show a row (`dagster run "
-            "wipe` clears it), trackers, and copies that were made."
+            "Rows may also be outside the store: in previews in Dagster's history (`dagster run "
+            "wipe` clears it), in trackers, and in copies that someone made."
         )

@@ -1,6 +1,6 @@
-"""Names of settings, and of their values, that recipes of older versions have.
+"""Old names of settings and values that recipes of earlier versions may still use.
 
-They still load: the value is taken as the new name's, and a note in the log says which that is.
+They still load: the value moves to the new name, and a log line says what that is.
 """
 
 import logging
@@ -20,9 +20,9 @@ OLD_VALUES: dict[str, dict[str, str]] = {
 
 
 def rename_old(data: Any, origin: str) -> None:
-    """Put new names in the place of old ones, in place; log each.
+    """Replace old names with new ones, in place; log each.
 
-    Raises SettingsError where a recipe has a field by its old and its new name.
+    Raises SettingsError where a recipe sets a field under both its old and its new name.
     """
     for old, new in OLD_FIELDS.items():
         _rename_field(data, old, new, origin)
@@ -31,7 +31,7 @@ def rename_old(data: Any, origin: str) -> None:
             value = section[name]
             if isinstance(value, str) and value in values:
                 section[name] = values[value]
-                note = "%s: %s: `%s` is called `%s` now; please write that."
+                note = "%s: %s: `%s` is now called `%s`; please use the new name."
                 logger.warning(note, origin, path, value, values[value])
 
 
@@ -39,15 +39,14 @@ def _rename_field(data: Any, old: str, new: str, origin: str) -> None:
     for section, name in list(_find(data, old)):
         if any(True for _ in _find(data, new)):
             raise SettingsError(
-                f"{origin}: {old} and {new} are one setting, by its old and its new name. "
-                f"Remove {old}."
+                f"{origin}: {old} is the old name of {new}, and both are set. Remove {old}."
             )
         _put(data, new, section.pop(name))
-        logger.warning("%s: `%s` is called `%s` now; please write that.", origin, old, new)
+        logger.warning("%s: `%s` is now called `%s`; please use the new name.", origin, old, new)
 
 
 def _find(data: Any, path: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the section that holds a field, and the field's name, where the recipe has it."""
+    """Yield the section that holds a field, and the field's name, if the recipe sets it."""
     *parents, name = path.split(".")
     for part in parents:
         data = data.get(part) if isinstance(data, dict) else None

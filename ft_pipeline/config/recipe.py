@@ -1,7 +1,7 @@
-"""The recipe: everything that a person decides about one fine-tune.
+"""The recipe: everything a person decides about one fine-tune.
 
-`recipes/<name>.yaml` is parsed into frozen models, one group of sections a room (sections/). Each
-asset reads only its own part, so that a changed field rebuilds exactly the assets that read it (see
+`recipes/<name>.yaml` is parsed into frozen models, one group of sections per room (sections/). Each
+asset reads only its own part, so a changed field rebuilds exactly the assets that read it (see
 `graph/asset_rules.py`).
 """
 
@@ -62,24 +62,25 @@ __all__ = [
 class Recipe(Section):
     """One fine-tune. `ft-pipeline recipe schema` prints this as JSON Schema."""
 
-    description: str = Field(default="", description="One sentence for people.")
+    description: str = Field(default="", description="What this recipe is for, in one sentence.")
     use_samples: bool = Field(
         default=False,
         description="Read each source's bundled sample instead of downloading the source.",
     )
-    examples: Examples = Field(description="Rows to prompt/completion examples.")
-    base_model: BaseModelChoice = Field(description="The model that is fine-tuned.")
+    examples: Examples = Field(description="How rows become prompt/completion examples.")
+    base_model: BaseModelChoice = Field(description="The model to fine-tune.")
     tokens: Tokens = Field(default_factory=Tokens, description="Tokenization.")
     training: Training = Field(default_factory=Training, description="Training.")
     distillation: Distillation | None = Field(
-        default=None, description="A smaller model that learns from a larger one; null: none."
+        default=None,
+        description="Train a smaller model to imitate a larger one; null: no distillation.",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Evaluation.")
     tracking: Tracking = Field(
-        default_factory=Tracking, description="Where else the metrics of a training are sent."
+        default_factory=Tracking, description="Trackers that also receive the training metrics."
     )
     automation: Automation = Field(
-        default_factory=Automation, description="When the chain is rebuilt by itself."
+        default_factory=Automation, description="When the chain rebuilds automatically."
     )
 
     @model_validator(mode="after")
@@ -87,8 +88,8 @@ class Recipe(Section):
         prune = self.distillation.student.prune if self.distillation else None
         if prune and prune.source == "finetuned" and self.training.method == "bottleneck":
             raise ValueError(
-                "distillation.student.prune.source finetuned: bottleneck adapters cannot be merged "
-                "into the weights that are pruned; take source base, or another training.method"
+                "distillation.student.prune.source finetuned: bottleneck adapters cannot be "
+                "merged into the weights to prune; use source base, or another training.method"
             )
         return self
 
@@ -106,7 +107,7 @@ def parse_recipe(data: Any, origin: str, known_sources: tuple[str, ...]) -> Reci
         if name not in known_sources:
             raise SettingsError(
                 f"{origin}: examples.inputs.{index}.source: no source `{name}` in sources.yaml. "
-                f"Declared there: {', '.join(known_sources)}.{suggest(name, known_sources)}"
+                f"Declared: {', '.join(known_sources)}.{suggest(name, known_sources)}"
             )
     return recipe
 
@@ -130,27 +131,27 @@ def load_recipe(
 
 
 def list_recipes(project: Project) -> list[str]:
-    """Return the names of all recipe files, the default first; editors' hidden files are none."""
+    """Return the names of all recipe files, the default first, without hidden files."""
     files = (file for file in project.recipes.glob("*.yaml") if not file.name.startswith("."))
     names = sorted(file.stem for file in files)
     return sorted(names, key=lambda name: name != DEFAULT_RECIPE)
 
 
 def check_recipe_name(name: str) -> None:
-    """Raise SettingsError where `name` cannot become the prefix of asset keys."""
+    """Raise SettingsError if `name` cannot become the prefix of asset keys."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise SettingsError(
-            f"recipe name `{name}`: it becomes the prefix of asset keys; use lower-case letters, "
-            "digits and underscores, beginning with a letter."
+            f"recipe name `{name}`: the name prefixes asset keys; use lower-case letters, digits "
+            "and underscores, starting with a letter."
         )
     if name in STORE_FOLDERS:
         raise SettingsError(
-            f"recipe name `{name}`: the store has a folder of that name for itself. Choose another."
+            f"recipe name `{name}`: the store reserves a folder of that name. Choose another."
         )
 
 
 def copy_recipe(text: str, name: str, original: str) -> str:
-    """Return a recipe's YAML under another name, without what starts it by itself."""
+    """Return a recipe's YAML under another name, without its automation."""
     body = re.sub(r"\A(#.*\n|\n)*", "", text + "\n")
     body = re.sub(
         r"^description:.*\n( .*\n)*", f"description: {name}\n", body, count=1, flags=re.MULTILINE
@@ -158,8 +159,8 @@ def copy_recipe(text: str, name: str, original: str) -> str:
     body = re.sub(r"(^#.*\n)*^automation:.*\n(( .*)?\n)*", "", body, flags=re.MULTILINE)
     return (
         "# yaml-language-server: $schema=schema.json\n#\n"
-        f"# A copy of {original}.yaml. It runs when it is asked to; with a section `automation:`\n"
-        f"# also by itself (docs/automation.md).\n\n{body.rstrip()}\n"
+        f"# A copy of {original}.yaml. It runs only on request; a section `automation:` makes it\n"
+        f"# run automatically (docs/automation.md).\n\n{body.rstrip()}\n"
     )
 
 
@@ -171,8 +172,8 @@ def read_overrides() -> dict[str, tuple[str, ...]]:
 def split_overrides(text: str, default: str = DEFAULT_RECIPE) -> dict[str, tuple[str, ...]]:
     """Split `FT_OVERRIDES` by recipe.
 
-    Overrides are separated by white space; `other:a.b=c` names a recipe, without one it is the
-    default. Values with spaces are quoted as in a shell.
+    Overrides are separated by white space; `other:a.b=c` names a recipe; without a name it is the
+    default recipe. Quote values with spaces as in a shell.
     """
     found: dict[str, tuple[str, ...]] = {}
     try:

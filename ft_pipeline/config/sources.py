@@ -30,45 +30,45 @@ Names = tuple[ColumnName, ...]
 
 
 class Format(Section):
-    """How the files of a source are read; by default each file's own suffix and header say it."""
+    """How to read the files of a source; by default each file's suffix and header decide."""
 
     type: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "text"] = Field(
         default="auto",
-        description="`auto`: by the suffix, below `.gz` or inside `.zip`. `text` needs `pattern`.",
+        description="`auto`: by the suffix, also inside `.gz` and `.zip`. `text` needs `pattern`.",
     )
     encoding: str | None = Field(
         default=None,
-        description="Encoding of text files, as Python names it (`gbk`, `latin-1`); default: "
-        "UTF-8, with or without a byte order mark, and single values in cp1252.",
+        description="Encoding of text files, by its Python name (`gbk`, `latin-1`); default: "
+        "UTF-8, with or without a byte order mark, where single values may be in cp1252.",
     )
     delimiter: str | None = Field(
         default=None,
         min_length=1,
         max_length=1,
-        description="Between the fields of a CSV; default: a comma, in TSV a tab.",
+        description="Field delimiter of a CSV; default: a comma, in TSV a tab.",
     )
     header: Names | None = Field(
-        default=None, description="Column names of a CSV or TSV whose first line is data already."
+        default=None, description="Column names of a CSV or TSV that has no header line."
     )
     pattern: str | None = Field(
         default=None,
-        description="For `text`: a regular expression (Python's `re`, multi-line) that matches one "
-        "row; its named groups are the columns.",
+        description="For `text`: a regular expression (Python's `re`, multi-line) that matches "
+        "one row; its named groups become the columns.",
     )
     escapes: bool = Field(
         default=False,
-        description="A backslash and `n` (`t`, `r`, backslash) inside a field mean the character.",
+        description="Read `\\n`, `\\t`, `\\r` and `\\\\` inside a field as escape sequences.",
     )
     list_delimiter: str | None = Field(
         default=None,
         min_length=1,
-        description="Between the items of a list in one field; default: JSON or Python lists, "
-        "else ` | `, `|`, `;` or `,`, whichever is found first.",
+        description="Delimiter of a list inside one field; default: JSON or Python lists, "
+        "otherwise ` | `, `|`, `;` or `,`, whichever is found first.",
     )
     max_bytes: int = Field(
         default=20_000_000_000,
         ge=1,
-        description="Largest size of one file after decompression, in bytes: a limit against "
+        description="Maximum size of one file after decompression, in bytes; guards against "
         "compression bombs.",
     )
 
@@ -80,7 +80,7 @@ class Format(Section):
             except LookupError as error:
                 raise ValueError(f"`encoding`: {error}") from error
         if (self.pattern is None) != (self.type != "text"):
-            raise ValueError("`pattern` belongs to `type: text`, which needs one")
+            raise ValueError("`pattern` goes with `type: text`, which requires it")
         try:
             groups = re.compile(self.pattern or "(?P<x>)").groupindex
         except re.error as error:
@@ -91,31 +91,33 @@ class Format(Section):
 
 
 class Source(Section):
-    """What every kind of source declares."""
+    """Settings of every kind of source."""
 
-    description: str = Field(default="", description="What one row is; shown in the UI.")
-    licence: str = Field(default="unknown", description="Licence of the data; goes into receipts.")
+    description: str = Field(default="", description="What one row holds; shown in the UI.")
+    licence: str = Field(
+        default="unknown", description="Licence of the data; recorded in receipts."
+    )
     identity: Names = Field(
         default=(),
-        description="Columns that make a row the same row (row_id); default: all columns.",
+        description="Columns that identify a row and make its row_id; default: all columns.",
     )
-    format: Format = Field(default_factory=Format, description="How its files are read.")
-    columns: Names = Field(default=(), description="The only columns that are read; default: all.")
+    format: Format = Field(default_factory=Format, description="How to read its files.")
+    columns: Names = Field(default=(), description="Columns to read; default: all.")
     aliases: dict[ColumnName, ColumnName | Names] = Field(
         default={},
-        description="Names that a column has in the files, by the name that parsers and templates "
-        "use: `{question: [question_text, q]}`; `answer.value` reaches into a nested column. "
-        "Well-known names need no entry.",
+        description="For each column name that parsers and templates use, its name in the files: "
+        "`{question: [question_text, q]}`; `answer.value` reaches into a nested column. Common "
+        "names need no entry.",
     )
     sample: FileName | None = Field(
         default=None,
-        description="Bundled file in the same format, read where a recipe says "
-        "`use_samples: true`; path relative to the project's root.",
+        description="Bundled file in the same format, read when a recipe sets `use_samples: "
+        "true`; path relative to the project root.",
     )
     observe_every: Duration | None = Field(
         default=None,
-        description="How often its sensor looks for new data (`30s`, `12h`); default: 30s for "
-        "files of this machine, 10m for what is asked over the network. Dropped files: 30s.",
+        description="How often the sensor looks for new data (`30s`, `12h`); default: 30s for "
+        "local and dropped files, 10m for sources on the network.",
     )
 
 
@@ -125,60 +127,63 @@ class KaggleSource(Source):
     kind: Literal["kaggle"]
     handle: str = Field(pattern=r"^[^/\s]+/[^/\s]+$", description="`owner/data-set`.")
     version: int | None = Field(
-        default=None, ge=1, description="Pinned version; default: the newest when first resolved."
+        default=None,
+        ge=1,
+        description="Version to pin; default: the newest one when first resolved.",
     )
     files: tuple[FileName, ...] = Field(
-        default=("*.csv", "*.json", "*.jsonl"), description="Glob patterns of the files to read."
+        default=("*.csv", "*.json", "*.jsonl"), description="Glob patterns for the files to read."
     )
 
 
 class HuggingFaceSource(Source):
-    """A data set repository of the Hugging Face hub, its files at one commit."""
+    """A data set repository on the Hugging Face hub, at one commit."""
 
     kind: Literal["huggingface"]
     id: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)?$", description="`owner/data-set`.")
     revision: str | None = Field(
         default=None,
-        description="Pinned commit, branch or tag; default: `main` when first resolved.",
+        description="Commit, branch or tag to pin; default: `main` when first resolved.",
     )
     config: str | None = Field(
-        default=None, description="Configuration (subset) of the data set, as its page names it."
+        default=None, description="Configuration (subset) of the data set, as named on its page."
     )
     split: str | None = Field(
-        default=None, description="Split whose files are read: `train`; default: all splits."
+        default=None, description="Split to read, such as `train`; default: all splits."
     )
     files: tuple[FileName, ...] = Field(
         default=(),
-        description="Glob patterns of the files to read; default: the data files that "
-        "the repository declares for `config` and `split`. With both, those that match.",
+        description="Glob patterns for the files to read; default: all data files that the "
+        "repository declares for `config` and `split`. Given together with these, patterns select "
+        "among the declared files.",
     )
 
 
 class UrlSource(Source):
-    """One file behind an http or https address."""
+    """One file at an http or https address."""
 
     kind: Literal["url"]
     url: str = Field(
         pattern=r"^https?://[^\s/]+\S*$",
-        description="Address of the file. A login belongs into ~/.netrc; one in the address is "
-        "used, and shown and recorded nowhere.",
+        description="Address of the file. Put logins in ~/.netrc; a login in the address works, "
+        "too, and is never shown or recorded.",
     )
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="Expected hash of the file; another content is refused.",
+        description="Expected hash of the file; other content is refused.",
     )
     max_bytes: int = Field(
-        default=2_000_000_000, ge=1, description="Largest download, in bytes; more is refused."
+        default=2_000_000_000, ge=1, description="Maximum size of the download, in bytes."
     )
 
 
 class FilesSource(Source):
-    """A file, or all files of a folder or glob pattern, local or behind an fsspec address."""
+    """A file, or all files of a folder or glob pattern, local or at an fsspec address."""
 
     kind: Literal["files"]
     path: FileName = Field(
-        description="File, folder or glob pattern, relative to the project's root or absolute; or "
+        description="File, folder or glob pattern, absolute or relative to the project root; or "
         "an fsspec URL such as `s3://bucket/folder/*.csv`."
     )
 
@@ -186,7 +191,7 @@ class FilesSource(Source):
     @classmethod
     def _is_not_http(cls, path: str) -> str:
         if re.match(r"https?://", path):
-            raise ValueError("an http or https address belongs to `kind: url`")
+            raise ValueError("use `kind: url` for an http or https address")
         return path
 
 
@@ -209,8 +214,8 @@ def _load_source(name: str, data: Any) -> AnySource:
     origin = f"{SOURCES_FILE}: {name}"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
         raise SettingsError(
-            f"{origin}: a source's name becomes an asset's name; use lower-case letters, digits "
-            "and underscores, beginning with a letter."
+            f"{origin}: source names become asset names; use lower-case letters, digits and "
+            "underscores, starting with a letter."
         )
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
@@ -224,7 +229,7 @@ def _load_source(name: str, data: Any) -> AnySource:
 
 
 def _validate(kind: type[Source], data: dict[str, Any], origin: str) -> Source:
-    """Validate a declaration; an error shows the values found, but no login in an address."""
+    """Validate a declaration; errors show the values found, but never a login in an address."""
     try:
         return validate(kind, data, origin)
     except SettingsError:
@@ -233,6 +238,6 @@ def _validate(kind: type[Source], data: dict[str, Any], origin: str) -> Source:
             raise
     validate(kind, shown, origin)
     raise SettingsError(
-        f"{origin}: an address with a login or a query is not valid, which is not shown here. "
-        "Expected http:// or https:// and no blanks; write a blank as %20."
+        f"{origin}: an address is not valid (not shown, because it has a login or a query). "
+        "Expected http:// or https:// and no spaces; write a space as %20."
     )

@@ -1,4 +1,4 @@
-"""How many optimizer steps a training has, known before it starts."""
+"""The number of optimizer steps of a training, computed before it starts."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -9,7 +9,7 @@ from ft_pipeline.config.recipe import Training
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Steps and batches of a training; `notes` are oddities that are not errors."""
+    """Steps and batches of a training; `notes` lists oddities that are not errors."""
 
     examples: int
     effective_batch: int
@@ -21,14 +21,14 @@ class StepPlan:
     def __str__(self) -> str:
         return (
             f"{self.steps} steps of {self.effective_batch} examples ({self.steps_an_epoch} steps "
-            f"for one pass over {self.examples} examples), {self.warmup_steps} of them warm-up"
+            f"per pass over {self.examples} examples), {self.warmup_steps} of them warm-up"
         )
 
 
 def plan_steps(settings: Training, examples: int, processes: int = 1) -> StepPlan:
     """Compute the steps: ceil(examples ÷ (batch × accumulation × processes)) × epochs.
 
-    Raises PipelineError where warm-up, logging or evaluation are longer than the training.
+    Raises PipelineError if warm-up, logging or evaluation intervals exceed the training.
     """
     micro_batches = ceil(examples / (settings.batch_size * processes))
     an_epoch = max(1, ceil(micro_batches / settings.gradient_accumulation))
@@ -48,19 +48,21 @@ def plan_steps(settings: Training, examples: int, processes: int = 1) -> StepPla
 def _refuse_contradictions(settings: Training, plan: StepPlan) -> None:
     if settings.warmup_steps >= plan.steps and settings.warmup_steps:
         raise PipelineError(
-            f"training.warmup_steps is {settings.warmup_steps}, but the training has only {plan}. "
-            "The learning rate would never reach its peak. Lower warmup_steps, or train longer."
+            f"training.warmup_steps is {settings.warmup_steps}, but this training only has "
+            f"{plan}. The learning rate would never reach its peak. Lower warmup_steps, or train "
+            "longer."
         )
     if plan.steps < 2 * settings.logging_steps:
         raise PipelineError(
-            f"training has {plan.steps} steps and logs every {settings.logging_steps}: too few "
-            "logged losses to see whether it learns. Lower training.logging_steps, or train for "
-            "more steps (training.epochs, training.max_steps)."
+            f"this training has {plan.steps} steps and logs every {settings.logging_steps}: too "
+            "few logged losses to tell whether the model learns. Lower training.logging_steps, or "
+            "train for more steps (training.epochs, training.max_steps)."
         )
     if settings.best_checkpoint and settings.eval_steps and settings.eval_steps > plan.steps:
         raise PipelineError(
-            f"training.eval_steps is {settings.eval_steps}, but the training has only {plan.steps} "
-            "steps, so there is nothing to choose the best checkpoint by. Lower eval_steps."
+            f"training.eval_steps is {settings.eval_steps}, but this training only has "
+            f"{plan.steps} steps, so no evaluation could choose the best checkpoint. Lower "
+            "eval_steps."
         )
 
 
@@ -70,11 +72,11 @@ def _find_oddities(settings: Training, steps: int, an_epoch: int) -> list[str]:
         share = settings.max_steps / an_epoch
         notes.append(
             f"max_steps {settings.max_steps} ends before one pass over the examples ({an_epoch} "
-            f"steps): {share:.0%} of them are seen"
+            f"steps): the model sees {share:.0%} of them"
         )
     if settings.save_steps > steps:
         notes.append(
-            f"save_steps {settings.save_steps} is more than the {steps} steps: a killed run begins "
-            "anew"
+            f"save_steps {settings.save_steps} exceeds the {steps} steps, so a killed run starts "
+            "over"
         )
     return notes

@@ -1,7 +1,7 @@
-"""Templates: text with `{field}` in it; braces are doubled to stand for themselves.
+"""Templates: text with `{field}` placeholders; doubled braces stand for literal ones.
 
-The wording of the quiz forms is that of the Llama 3.2 quiz guide. What has it is read back in
-examples/render/templates.py. `TEMPLATES["trivia"]["quiz_question"]` of one row:
+The quiz templates use the wording of the Llama 3.2 quiz guide. examples/render/templates.py parses
+rendered quiz items back. `TEMPLATES["trivia"]["quiz_question"]` of one row:
 
     Generate a quiz question about Geography with easy difficulty.
     → Question: Which river flows through Paris?
@@ -23,7 +23,7 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields that it needs, each once, in order."""
+        """Names of the fields it needs, each once, in order."""
         return tuple(dict.fromkeys(find_fields(self.prompt) + find_fields(self.completion)))
 
 
@@ -74,6 +74,8 @@ def split_template(text: str) -> list[tuple[str, str]]:
             pieces.append(("", literal))
         if field is not None:
             if not re.fullmatch(r"[^\s{}\[\]!:]+", field) or spec or conversion:
-                raise ValueError(f"`{{{field}}}` is not a field name; double braces for text")
+                raise ValueError(
+                    f"`{{{field}}}` is not a field name; double the braces to write them as text"
+                )
             pieces.append((field, ""))
     return pieces

@@ -1,10 +1,10 @@
 """Compares models on the same prompts: asset `evaluation`.
 
-`scores.jsonl` has one line a model and answer, `comparison.json` the figures by model:
+`scores.jsonl` has one line per model and answer, `comparison.json` the figures by model:
 
     {"base": {"loss": 3.05, "perplexity": 21.1, "valid_items_share": 0.0, …}, "finetuned": {…}}
 
-`meta/report.md` is the table and the samples side by side.
+`meta/report.md` holds the table and the samples side by side.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Metrics on generated answers.
 
-A quiz item is valid when it has a question, a correct answer, and three distinct wrong options
-without the correct one among them; for true/false exactly the other value. An answer is scored by
-normalised exact match and token F1 (SQuAD, arXiv 1606.05250), a chain of thought on its response;
-the two have figures apart, since a short answer can be hit exactly and a sentence hardly ever.
+A quiz item is valid if it has a question, a correct answer, and three distinct wrong options
+without the correct one among them; for true/false, exactly the other value. An answer is scored by
+normalised exact match and token F1 (SQuAD, arXiv 1606.05250), a chain of thought on its response.
+The two have separate figures: a short answer can be hit exactly, a sentence hardly ever.
 """
 
 import math
@@ -25,7 +25,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def is_valid_item(item: QuizItem, option_match: str = "casefold") -> bool:
-    """Whether a quiz item can be used in a quiz as it is."""
+    """Whether a quiz item can be used in a quiz unchanged."""
 
     def fold(text: str) -> str:
         return text.casefold() if option_match == "casefold" else text
@@ -44,7 +44,7 @@ def is_valid_item(item: QuizItem, option_match: str = "casefold") -> bool:
 def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
     """Return the number of items asked for, found, and valid (at most the number asked for).
 
-    An item that is repeated (same question, same correct answer) counts once.
+    A repeated item (same question, same correct answer) counts once.
     """
     match = _SET_SIZE.match(prompt)
     asked = int(match[1]) if match else 1
@@ -56,7 +56,7 @@ def score_quiz(prompt: str, answer: str, metrics: Metrics) -> dict[str, float]:
 
 
 def score_chain_of_thought(answer: str, reference: str, metrics: Metrics) -> dict[str, float]:
-    """Return closed (`<think>…</think>` is there), exact match and token F1 of the response."""
+    """Return whether `<think>…</think>` is closed, and exact match and token F1 of the response."""
     given, wanted = parse_chain_of_thought(answer), parse_chain_of_thought(reference)
     scored = score_answer(
         given.response if given else answer, wanted.response if wanted else reference, metrics
@@ -92,7 +92,7 @@ def token_f1(found: str, expected: str) -> float:
 
 
 def summarize_scores(scores: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the shares over all scored answers; NaN where a task has no answer."""
+    """Return the shares over all scored answers; NaN if a task has no answer."""
     quiz = [s for s in scores if "items_asked" in s]
     cot = [s for s in scores if "think_closed" in s]
     answers = [s for s in scores if "exact_match" in s and "think_closed" not in s]

@@ -1,4 +1,4 @@
-"""What a student made up for of the loss between it, untrained, and what it is to replace."""
+"""How much of the loss gap to the model it replaces a trained student recovers."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,10 @@ ENOUGH_RECOVERED = 0.8
 
 
 def measure_recovery(comparison: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the losses in nats a token, and the shares recovered by `distilled` and `ce`.
+    """Return the losses in nats per token, and the shares recovered by `distilled` and `ce`.
 
     `…_recovered` = (student − model) / (student − finetuned): 1 is as good as the fine-tuned model.
-    `…_recovered_of_base` has the base in its place: what pruning alone cost. NaN where nothing was
-    lost.
+    `…_recovered_of_base` uses the base instead: what pruning alone cost. NaN if nothing was lost.
     """
     losses = {name: float(figures["loss"]) for name, figures in comparison.items()}
     found = {f"{name}_loss": loss for name, loss in losses.items()}
@@ -26,21 +25,21 @@ def measure_recovery(comparison: Mapping[str, Mapping[str, Any]]) -> dict[str, f
 
 
 def explain_recovery(recovery: Mapping[str, float]) -> str:
-    """Say in sentences how much the distilled student made up for, and against what."""
+    """Describe how much of the loss gap the distilled student recovers, and compared with what."""
     m = recovery
     difference = m["ce_loss"] - m["distilled_loss"]
-    verdict = "better" if difference > 0 else "worse"
+    verdict = "worse" if difference > 0 else "better"
     text = (
-        f"The untrained student has a loss of {m['student_loss']:.3f} nats a token, base "
-        f"{m['base_loss']:.3f}, fine-tuned model {m['finetuned_loss']:.3f}. Distilled it has "
-        f"{m['distilled_loss']:.3f}: {m['distilled_recovered']:.0%} of what it lacked to the "
-        f"fine-tuned model, {m['distilled_recovered_of_base']:.0%} of what it lacked to the base. "
-        f"Plain cross-entropy reaches {m['ce_loss']:.3f} ({m['ce_recovered']:.0%}); distillation "
-        f"is {abs(difference):.3f} {verdict}."
+        f"Loss in nats per token: untrained student {m['student_loss']:.3f}, base "
+        f"{m['base_loss']:.3f}, fine-tuned model {m['finetuned_loss']:.3f}. Distillation brings "
+        f"the student to {m['distilled_loss']:.3f}; that recovers {m['distilled_recovered']:.0%} "
+        f"of its loss gap to the fine-tuned model, and {m['distilled_recovered_of_base']:.0%} of "
+        f"its gap to the base. Plain cross-entropy reaches {m['ce_loss']:.3f} "
+        f"({m['ce_recovered']:.0%}), {abs(difference):.3f} {verdict} than distillation."
     )
     if not m["distilled_recovered"] >= ENOUGH_RECOVERED:
         text += (
-            f" That is below {ENOUGH_RECOVERED:.0%}: too few steps or examples for what was cut "
-            "away. Train for more steps (distillation.training) or keep more layers."
+            f" Less than {ENOUGH_RECOVERED:.0%} is recovered: too few steps or examples for what "
+            "was pruned. Train for more steps (distillation.training), or keep more layers."
         )
     return text

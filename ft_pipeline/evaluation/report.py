@@ -9,16 +9,16 @@ from ft_pipeline.evaluation.recovery import explain_recovery, measure_recovery
 _MARKUP = re.compile(r"[\\`*_~|\[\]]")
 
 ROWS = {
-    "loss": ("completion loss (nats a token) ↓", ".3f"),
+    "loss": ("completion loss (nats per token) ↓", ".3f"),
     "perplexity": ("perplexity ↓", ".2f"),
-    "well_formed_items_share": ("quiz items in the asked form ↑", ".0%"),
+    "well_formed_items_share": ("well-formed quiz items ↑", ".0%"),
     "valid_items_share": ("valid quiz items ↑", ".0%"),
     "think_closed_share": ("`<think>` closed ↑", ".0%"),
-    "response_exact_match": ("response behind `</think>`: exact match ↑", ".0%"),
-    "response_token_f1": ("response behind `</think>`: token F1 ↑", ".3f"),
+    "response_exact_match": ("response after `</think>`: exact match ↑", ".0%"),
+    "response_token_f1": ("response after `</think>`: token F1 ↑", ".3f"),
     "exact_match": ("answer: exact match ↑", ".0%"),
     "token_f1": ("answer: token F1 ↑", ".3f"),
-    "finished_share": ("answers that ended by themselves ↑", ".0%"),
+    "finished_share": ("answers finished within the limit ↑", ".0%"),
 }
 
 
@@ -28,7 +28,7 @@ def render_report(
     references: Mapping[str, str],
     samples: int,
 ) -> str:
-    """Return the whole report: table, what distillation made up for, `samples` of each task."""
+    """Return the whole report: table, what distillation recovered, `samples` of each task."""
     parts = [render_table(comparison), render_samples(answers, references, samples)]
     if "distilled" in comparison:
         parts.insert(1, explain_recovery(measure_recovery(comparison)))
@@ -36,9 +36,9 @@ def render_report(
 
 
 def render_table(comparison: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one column a model; a figure that no model has gets no row.
+    """Return one column per model; a figure that no model has gets no row.
 
-    An arrow at a row's label says whether more is better, or less.
+    The arrow in a row's label says whether more or less is better.
     """
     models = list(comparison)
     lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
@@ -81,6 +81,6 @@ def _render_sample(
 
 
 def markdown_cell(text: str) -> str:
-    """Make a text fit for a Markdown table cell, where it is shown as it is: no markup, no tags."""
+    """Escape a text for a Markdown table cell, so that it shows literally: no markup, no tags."""
     escaped = _MARKUP.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;"))
     return "<br>".join(escaped.splitlines())

@@ -1,4 +1,4 @@
-"""What may go from the store, and what must go because it was forgotten.
+"""What may be removed from the store, and what must be because rows were forgotten.
 
-It imports lineage, graph, store and what is below them.
+It imports lineage, graph, store and the packages below them.
 """

@@ -1,8 +1,8 @@
-"""What still holds rows of data/forget.txt, for `ft-pipeline gc --forgotten`.
+"""Find what still holds rows of data/forget.txt, for `ft-pipeline gc --forgotten`.
 
-A build of the examples holds a row that its `meta/rows.parquet` lists. So does all that was made of
-that build, as far as it saw the row's split. The raw artifact that a recipe asks for is the file as
-it was fetched, and stays until the row is gone upstream.
+A build of the examples holds the rows that its `meta/rows.parquet` lists. So does everything made
+from that build, if it saw the row's split. The current raw artifact is the original file; it stays
+until the row is gone upstream.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -50,15 +50,16 @@ from ft_pipeline.store.store import Store
 
 
 def plan_purge(chains: Sequence[Chain]) -> list[Item]:
-    """Say of everything that holds a forgotten row whether it goes, and why not.
+    """Say whether each item that holds a forgotten row goes, and why not.
 
-    Raises PipelineError where nothing is forgotten, or a recipe's artifact is damaged.
+    Raises PipelineError if nothing is forgotten, or a recipe's artifact is damaged.
     """
     store = open_store(chains[0])
     forgotten = read_forgotten(chains[0].project.root)
     if not forgotten:
         raise PipelineError(
-            f"gc --forgotten: {FORGET_FILE} names no row. `ft-pipeline forget --match TEXT` does."
+            f"gc --forgotten: {FORGET_FILE} lists no rows. Add some with `ft-pipeline forget "
+            "--match TEXT --yes`."
         )
     items = list_artifacts(store)
     manifests = read_manifests(store, items)
@@ -75,12 +76,14 @@ def plan_purge(chains: Sequence[Chain]) -> list[Item]:
     for item in list_checkpoints(store):
         held = is_held(store.lock_file(*item.key)) or item.key in asked
         found.append(stay(item, "being trained") if held else go(item, "may have seen it"))
-    found += [go(item, "of a build that goes") for item in list_logs(store) if _tells(item, going)]
+    found += [
+        go(item, "log of a build that goes") for item in list_logs(store) if _tells(item, going)
+    ]
     return found + [go(item, _explain_rows(item)) for item in list_rows(store)]
 
 
 def purge(store: Store, items: Sequence[Item]) -> list[Item]:
-    """Remove what goes; return what was not removed after all, with why."""
+    """Remove what goes; return what was not removed after all, with the reason."""
     kept = remove(store, (item for item in items if not _is_compacted(item)))
     manifests = read_manifests(store, list_artifacts(store))
     for item in items:
@@ -91,9 +94,9 @@ def purge(store: Store, items: Sequence[Item]) -> list[Item]:
 
 
 def list_pushed(store: Store, items: Iterable[Item]) -> list[str]:
-    """Return the addresses of those artifacts that go and that the remote has, too.
+    """Return the remote addresses of artifacts that go.
 
-    Raises RemoteError where it cannot be asked.
+    Raises RemoteError if the remote cannot be reached.
     """
     remote = store.remote
     if remote is None:
@@ -108,7 +111,7 @@ def list_pushed(store: Store, items: Iterable[Item]) -> list[str]:
 def find_holders(
     store: Store, manifests: Mapping[Key, Manifest], forgotten: Sequence[str]
 ) -> tuple[dict[Key, str], set[str]]:
-    """Return the artifacts that hold a forgotten row, with why; and the sources of those rows."""
+    """Return the artifacts that hold forgotten rows, with the reason, and these rows' sources."""
     graph = build_graph(dict(manifests))
     holders: dict[Key, str] = {}
     sources: set[str] = set()
@@ -116,18 +119,18 @@ def find_holders(
         used, rejected = _find_rows(store.folder(*build.key), forgotten)
         sources |= {source for _, _, source in used} | {source for _, source in rejected}
         if used or any(reason != "forgotten" for reason, _ in rejected):
-            holders[build.key] = f"{len({row for row, _, _ in used})} forgotten rows are in it"
+            holders[build.key] = f"holds {len({row for row, _, _ in used})} forgotten rows"
         for split in sorted({split for _, split, _ in used}):
             for reached in follow(graph, build, split):
-                made_of = f"made of {build.asset} {build.fingerprint[:8]}"
+                made_of = f"made from {build.asset} {build.fingerprint[:8]}"
                 holders.setdefault(reached.key, made_of)
     return holders, sources
 
 
 def compact_rows(folder: Path, wanted: Collection[bytes]) -> str | None:
-    """Keep the teacher's answers to these examples (16-byte keys) alone.
+    """Keep only the teacher's answers to these examples (16-byte keys).
 
-    Returns why not, where a build holds the cache's lock.
+    Returns why not, if a build holds the cache's lock.
     """
     cache, keys = RowCache(folder), pa.array(sorted(wanted), pa.binary(16))
     with cache.try_locked() as free:
@@ -138,7 +141,7 @@ def compact_rows(folder: Path, wanted: Collection[bytes]) -> str | None:
 
 
 def _keep_answers(tables: Mapping[str, pa.Table], wanted: pa.Array) -> dict[str, pa.Table]:
-    """Return the examples of these keys, and the runs of positions that are theirs."""
+    """Return the examples with these keys, and their runs of positions."""
     examples = tables[EXAMPLES_TABLE]
     stays = np.asarray(pc.is_in(examples["key"], value_set=wanted).to_pylist(), bool)
     whose = np.repeat(stays, examples["positions"].to_numpy())
@@ -171,7 +174,7 @@ def _find_rows(
 
 def _judge(item: Item, why: str, store: Store, since: float | None) -> Item:
     if is_held(store.lock_file(*item.key)) or (since is not None and item.used_at >= since):
-        return stay(item, f"{why}, but a run that is going on uses it; repeat this afterwards")
+        return stay(item, f"{why}, but a current run uses it; repeat this command after that run")
     return go(item, why)
 
 
@@ -179,10 +182,10 @@ def _judge_raw(item: Item, asked: Mapping[Key, str]) -> Item:
     if item.key in asked:
         return stay(
             item,
-            "the file as it was fetched, which still holds the row: remove it upstream, then "
+            "the original file, which still holds the row: remove the row upstream, then run "
             "ft-pipeline refresh and ft-pipeline run",
         )
-    return go(item, "an older file of a source that had a forgotten row")
+    return go(item, "an older file of a source with a forgotten row")
 
 
 def _source_of(item: Item) -> str | None:
@@ -191,7 +194,7 @@ def _source_of(item: Item) -> str | None:
 
 
 def _tells(item: Item, going: Iterable[str]) -> bool:
-    """Whether a worker's folder is of a build that goes, or has what was repeated by hand."""
+    """Whether a worker's folder belongs to a build that goes, or holds output of a replay."""
     config = item.path / TASK_FILE
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return (item.path / "output").exists() or any(fingerprint in text for fingerprint in going)
@@ -203,8 +206,8 @@ def _is_compacted(item: Item) -> bool:
 
 def _explain_rows(item: Item) -> str:
     if _is_compacted(item):
-        return "answers to examples that are in no teacher_logits that stays"
-    return "hashes of the words of every question so far; computed again by the next build"
+        return "answers to examples that no remaining teacher_logits needs"
+    return "hashes of the words in every question; the next build recomputes them"
 
 
 def _collect_keys(store: Store, manifests: Mapping[Key, Manifest]) -> set[bytes]:

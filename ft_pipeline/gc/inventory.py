@@ -1,4 +1,4 @@
-"""What a store has, folder by folder, for `gc` to judge (plan.py, forgotten.py)."""
+"""The contents of a store, folder by folder, for `gc` to judge (plan.py, forgotten.py)."""
 
 import os
 import re
@@ -39,12 +39,12 @@ class Item:
 
 
 def stay(item: Item, why: str) -> Item:
-    """Return an item that stays, with why."""
+    """Return an item that stays, with the reason."""
     return replace(item, goes=False, why=why)
 
 
 def go(item: Item, why: str) -> Item:
-    """Return an item that goes, with why."""
+    """Return an item that goes, with the reason."""
     return replace(item, goes=True, why=why)
 
 
@@ -59,7 +59,7 @@ def list_artifacts(store: Store) -> list[Item]:
 
 
 def list_leftovers(store: Store) -> list[Item]:
-    """Return what killed processes left: drafts, replaced artifacts, half removed ones."""
+    """Return what killed processes left: drafts, replaced artifacts, half-removed ones."""
     marks = (DRAFT_MARK, REPLACED_MARK, GONE_MARK)
     return [
         _item("leftover", store, folder, folder)
@@ -70,7 +70,7 @@ def list_leftovers(store: Store) -> list[Item]:
 
 
 def list_checkpoints(store: Store) -> list[Item]:
-    """Return the folders of checkpoints, one a training."""
+    """Return the folders of checkpoints, one per training."""
     root = store.root / "checkpoints"
     # With what a killed `gc` has left half removed.
     folders = sorted(
@@ -83,7 +83,7 @@ def list_checkpoints(store: Store) -> list[Item]:
 
 
 def list_logs(store: Store) -> list[Item]:
-    """Return the folders of worker runs, and of what runs looked up; used when last written."""
+    """Return the folders of worker runs and of run pins; last used means last written."""
     named = [(f, f.name.split("-")[1]) for f in sorted(_subfolders(store.root / "runs"))]
     named += [(f, "pins") for f in sorted(_subfolders(store.root / "pins"))]
     return [
@@ -92,7 +92,7 @@ def list_logs(store: Store) -> list[Item]:
 
 
 def list_rows(store: Store) -> list[Item]:
-    """Return the configurations of the row cache that hold something; used when last locked."""
+    """Return the configurations of the row cache that hold rows; last used means last locked."""
     root = store.root / "rows"
     return [_item("rows", Store(root), c.folder, c.lock_file) for c in list_caches(root)]
 
@@ -104,7 +104,7 @@ def read_manifests(store: Store, items: Iterable[Item]) -> dict[Key, Manifest]:
 
 
 def _asset_folders(store: Store) -> list[Path]:
-    """Return all folders at the place of a fingerprint: <asset>/… and <recipe>/<asset>/…."""
+    """Return all folders where fingerprints are: <asset>/… and <recipe>/<asset>/…."""
     name = re.compile(r"[0-9a-f]{32}(\.(draft|replaced|gone)-[0-9a-f]{8})?")
     tops = [f for f in _subfolders(store.root) if f.name not in STORE_FOLDERS]
     found = [f for top in tops for f in _subfolders(top)]

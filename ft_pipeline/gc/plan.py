@@ -1,11 +1,11 @@
-"""What the store has and nobody needs: listed with its reason, removed on request.
+"""What the store has and nobody needs: listed with the reason, removed on request.
 
     plan_removal(chains, keep=1) → [
-        Item("artifact", "train_set", "91ab…", …, goes=False, why="recipe quiz asks for it"),
-        Item("artifact", "train_set", "0c2f…", …, goes=True, why="no recipe asks for it"), …]
+        Item("artifact", "train_set", "91ab…", …, goes=False, why="recipe quiz needs it"),
+        Item("artifact", "train_set", "0c2f…", …, goes=True, why="no recipe needs it"), …]
 
-An item is removed under the lock of its fingerprint, renamed aside first, and only while it is as
-it was when it was listed. What a run has built or reused since it began stays until it has ended.
+An item is removed under the lock of its fingerprint, renamed first, and only if it has not changed
+since it was listed. What an active run has built or reused stays until the run ends.
 """
 
 import shutil
@@ -46,11 +46,11 @@ CACHED_BY = {MINHASH_CACHE: EXAMPLES.name, LOGITS_CACHE: TEACHER_LOGITS.name}
 
 
 def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) -> list[Item]:
-    """Say for everything in the store whether it goes and why; `recipe` limits what goes to its.
+    """Say whether each item in the store goes, and why; `recipe` limits what goes to that recipe.
 
-    `chains` are those of all recipes: what any of them asks for stays, with all that it was made
-    of, and the newest `keep` artifacts of each asset besides. Raises PipelineError where an
-    artifact that a recipe asks for is damaged: what it asks for behind it cannot be known.
+    `chains` are those of all recipes: what any of them needs stays, with everything it was made
+    from, and so do the newest `keep` other artifacts of each asset. Raises PipelineError if an
+    artifact that a recipe needs is damaged, because what it needs in turn is then unknown.
     """
     store = open_store(chains[0])
     items = list_artifacts(store)
@@ -64,7 +64,7 @@ def plan_removal(chains: Sequence[Chain], keep: int, recipe: str | None = None) 
     if recipe is not None:
         (chain,) = (chain for chain in chains if chain.name == recipe)
         own = {chain.asset(name) for name in chain.names}
-        return [i if i.asset in own else stay(i, f"not of recipe {recipe}") for i in found]
+        return [i if i.asset in own else stay(i, f"not from recipe {recipe}") for i in found]
     found += [_judge_log(item, since) for item in list_logs(store)]
     kept = [manifests[i.key] for i in found if not i.goes and i.key in manifests]
     return found + [_judge_rows(item, kept) for item in list_rows(store)]
@@ -85,12 +85,12 @@ def remove(store: Store, items: Iterable[Item]) -> list[Item]:
 
 
 def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
-    """Return what the recipes ask for as they stand, built or not, with the recipe that does.
+    """Return what the current recipes need, built or not, with the recipe that needs it.
 
-    Where that cannot be known, because a local file is not there just now, all there is of the
-    asset counts as asked for. Raises PipelineError where something that is asked for is damaged, or
-    is not here and the remote cannot be asked: what is behind it, or made of it, would then be
-    taken for unwanted.
+    If that is unknown, because a local file is missing just now, all artifacts of the asset count
+    as needed. Raises PipelineError if something needed is damaged, or is not here and the remote
+    cannot be reached: what it was made from, or what was made from it, would otherwise seem
+    unneeded.
     """
     asked: dict[Key, str] = {}
     unknown: dict[Key, str] = {}
@@ -101,29 +101,30 @@ def find_asked(chains: Sequence[Chain]) -> dict[Key, str]:
                 request = lookup.state(name).require_request()
             except (DamagedArtifact, RemoteError) as error:
                 raise PipelineError(
-                    f"gc: {error} Until then gc cannot know what is needed; nothing was removed."
+                    f"gc: {error} Until this is fixed, gc cannot tell what is needed; nothing was "
+                    "removed."
                 ) from error
             except PipelineError as error:
                 # Inputs that are not built: then nothing here can be what is asked for.
                 unread = error.unreadable if isinstance(error, MissingInputs) else (str(error),)
                 for why in unread:
-                    reason = f"what recipe {chain.name} asks for cannot be known: {why}"
+                    reason = f"cannot tell what recipe {chain.name} needs: {why}"
                     unknown |= dict.fromkeys(list_keys(chain, name), reason)
                 continue
             key = (request.asset, request.fingerprint)
-            asked.setdefault(key, f"recipe {chain.name} asks for it")
+            asked.setdefault(key, f"recipe {chain.name} needs it")
     return unknown | asked
 
 
 def list_keys(chain: Chain, name: str) -> list[Key]:
-    """Return all that the store has of an asset: artifacts, and checkpoints of trainings."""
+    """Return everything the store has of an asset: artifacts, and checkpoints of trainings."""
     asset, root = chain.asset(name), chain.project.store
     folders = [*(root / asset).glob("*"), *(root / "checkpoints" / asset).glob("*")]
     return [(asset, folder.name) for folder in folders]
 
 
 def find_oldest_run(store: Store) -> float | None:
-    """Return when the oldest run began that is still going, or None where none is."""
+    """Return when the oldest active run began, or None if there is none."""
     marks = (store.root / "locks").glob(f"{RUN_MARK}*")
     began = [file.stat().st_mtime for file in marks if is_held(file)]
     return min(began, default=None)
@@ -139,20 +140,20 @@ def _find_reasons(
     for asset in sorted({asset for asset, _ in manifests}):
         others = [m for k, m in manifests.items() if k[0] == asset and k not in reasons]
         newest = sorted(others, key=lambda m: m.created_at, reverse=True)[:keep]
-        reasons |= {(asset, m.fingerprint): f"among the newest {keep} besides" for m in newest}
+        reasons |= {
+            (asset, m.fingerprint): f"among the newest {keep} unneeded ones" for m in newest
+        }
     for item in items:
         if item.key not in reasons and is_held(store.lock_file(*item.key)):
             reasons[item.key] = "being built"
     since = find_oldest_run(store)
     if since is not None:
-        used = {
-            item.key: "a run that is going on uses it" for item in items if item.used_at >= since
-        }
+        used = {item.key: "a current run uses it" for item in items if item.used_at >= since}
         reasons = used | reasons
     for visit in build_graph(dict(manifests)).walk_behind(list(reasons)):
         if visit.by is not None:
             asset, fingerprint = visit.by.key
-            reasons.setdefault(visit.key, f"{asset} {fingerprint[:8]} was made of it")
+            reasons.setdefault(visit.key, f"{asset} {fingerprint[:8]} was made from it")
     return reasons
 
 
@@ -162,8 +163,8 @@ def _judge_artifact(
     if item.key in reasons:
         return stay(item, reasons[item.key])
     if item.key not in manifests:
-        return stay(item, "its manifest cannot be read; remove it by hand if it is not wanted")
-    return go(item, "no recipe asks for it")
+        return stay(item, "its manifest cannot be read; if you do not need it, remove it by hand")
+    return go(item, "no recipe needs it")
 
 
 def _judge_leftover(item: Item, store: Store) -> Item:
@@ -172,7 +173,7 @@ def _judge_leftover(item: Item, store: Store) -> Item:
     final = store.folder(*item.key)
     if REPLACED_MARK in item.path.name and not final.exists():
         return stay(item, "the only copy; the next run puts it back")
-    return go(item, "left by a process that was killed")
+    return go(item, "left by a killed process")
 
 
 def _judge_checkpoints(item: Item, store: Store, asked: Mapping[Key, str]) -> Item:
@@ -184,27 +185,27 @@ def _judge_checkpoints(item: Item, store: Store, asked: Mapping[Key, str]) -> It
         and not store.folder(*item.key).exists()
     ):
         return stay(item, f"{asked[item.key]}; the next run continues from it")
-    return go(item, "no recipe asks for what it would become")
+    return go(item, "no recipe needs the model it belongs to")
 
 
 def _judge_log(item: Item, since: float | None) -> Item:
     if since is not None and item.used_at >= since:
-        return stay(item, "a run is going on")
+        return stay(item, "a run is active")
     if item.age_days < LOG_DAYS:
         return stay(item, f"younger than {LOG_DAYS:g} days")
     return go(item, f"older than {LOG_DAYS:g} days")
 
 
 def _judge_rows(item: Item, kept: Iterable[Manifest]) -> Item:
-    """A configuration goes if no build that stays can have used it: all began after its last use.
+    """A configuration goes if no remaining build can have used it: all began after its last use.
 
-    Where none stays, what was used lately may be half of a build that was killed.
+    If no build remains, recently used rows may belong to a killed build.
     """
     maker = CACHED_BY.get(item.asset, "")
     began = [_began(m) for m in kept if m.name == maker]
     if item.used_at >= min(began, default=time.time() - LOG_DAYS * 86400):
-        return stay(item, "used since the oldest build that stays" if began else "used lately")
-    return go(item, f"no {maker} that stays has used it")
+        return stay(item, "used since the oldest remaining build" if began else "used lately")
+    return go(item, f"no remaining {maker} has used it")
 
 
 def _began(manifest: Manifest) -> float:
@@ -213,7 +214,7 @@ def _began(manifest: Manifest) -> float:
 
 
 def _remove_one(store: Store, item: Item) -> str | None:
-    """Remove one item; return why not, where it is not what was listed any more."""
+    """Remove one item; return why not, if it has changed since it was listed."""
     if item.kind == "log":
         shutil.rmtree(item.path, ignore_errors=True)
         return None
@@ -243,9 +244,9 @@ def _remove_folder(item: Item) -> str | None:
 
 
 def remove_rows(folder: Path) -> str | None:
-    """Remove the shards of one configuration under its lock, whose file stays: others wait on it.
+    """Remove the shards of one configuration under its lock; others may wait on the lock file.
 
-    Returns why not, where a build holds the lock.
+    Returns why not, if a build holds the lock.
     """
     cache = RowCache(folder)
     with cache.try_locked() as free:

@@ -1,4 +1,4 @@
-"""Lists of what a person wants to keep, beside what recipes ask for.
+"""Lists of models that people want to keep, besides what recipes need.
 
 <store>/promotions/models.jsonl    {"fingerprint": "8d2e…", "why": "served since May"}
 """
@@ -14,7 +14,7 @@ from ft_pipeline.store.store import Store
 
 
 class Promotion(BaseModel):
-    """One line; what else stands in it is for people."""
+    """One line; its other fields are for people."""
 
     fingerprint: str = Field(pattern="^[0-9a-f]{32}$")
 
@@ -23,9 +23,9 @@ SHAPE = TypeAdapter(Promotion)
 
 
 def read_promoted(store: Store) -> set[str]:
-    """Return the fingerprints that the lists name.
+    """Return the fingerprints in the lists.
 
-    Raises PipelineError for a line that names none: what is to stay is then unknown.
+    Raises PipelineError for a line without one: what to keep is then unknown.
     """
     files = sorted((store.root / "promotions").glob("*.jsonl"))
     lists = (file for file in files if not file.name.startswith("."))  # hidden: an editor's
@@ -39,6 +39,7 @@ def _read(file: Path) -> Iterator[Promotion]:
                 yield parse_record(line.encode("utf-8"), SHAPE, f"{file}: line {number}")
     except DamagedRecord as error:
         raise PipelineError(
-            f"gc: {error} What is promoted is then unknown, and nothing was removed. Expected "
-            '{"fingerprint": "32 hex characters"} in each line; mend the file, or take it away.'
+            f"gc: {error} Without it, gc cannot tell what is promoted; nothing was removed. "
+            'Expected {"fingerprint": "32 hex characters"} in each line; fix the file, or remove '
+            "it."
         ) from error

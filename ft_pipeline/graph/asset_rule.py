@@ -1,4 +1,4 @@
-"""What a rule says of an asset, or of a family of them (the rules: asset_rules.py)."""
+"""The rule of an asset, or of a family of assets (the rules are in asset_rules.py)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def _always(recipe: Recipe) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AssetRule:
-    """What one asset is, or a family of them, and what decides its content."""
+    """What one asset (or a family of assets) is, and what decides its content."""
 
     # Its name, or the names of a family; `*` where a recipe says what there is.
     names: Names
@@ -54,7 +54,7 @@ class AssetRule:
 
     @property
     def name(self) -> str:
-        """The name of an asset that is no family."""
+        """The name of a single asset."""
         (name,) = self.names
         return name
 
@@ -64,11 +64,11 @@ class AssetRule:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether it is a model or logits: what was learned of rows outlives them."""
+        """Whether it is a model or logits, which keep what they learned from rows."""
         return self.kind in ("model", "logits")
 
     def names_in(self, recipe: Recipe) -> Names:
-        """Return the names that a recipe has of it."""
+        """Return the names of its assets in a recipe."""
         if not self.wanted(recipe):
             return ()
         if self.kind == "raw":
@@ -76,7 +76,7 @@ class AssetRule:
         return self.names
 
     def covers(self, name: str) -> bool:
-        """Whether an asset of this name, without its recipe, is of this rule."""
+        """Whether this rule covers an asset name (without its recipe)."""
         # A shared asset of other content than the default recipe's has more behind its name.
         patterns = [*self.names, *(f"{n}_*" for n in self.names if self.shared)]
         return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,8 +1,7 @@
-"""What each asset is, and what decides its content: one rule an asset, or a family of them.
+"""What each asset is, and what decides its content: one rule per asset or family of assets.
 
-A rule is the first of the three places that name an asset; its definition (assets/<room>.py) and
-its work are the others. Raise `code_version` when a change of the work changes its result
-(CONTRIBUTING.md).
+Three places name an asset: its rule here, its definition (assets/<room>.py) and its work. Raise
+`code_version` when a change to the work changes its result (CONTRIBUTING.md).
 """
 
 from ft_pipeline.config.recipe import Recipe
@@ -36,7 +35,7 @@ def _stores_logits(recipe: Recipe) -> bool:
 
 
 def find_rule(name: str) -> AssetRule | None:
-    """Return the rule of an asset by its name without its recipe; None for one of no rule."""
+    """Return the rule for an asset's name (without its recipe), or None."""
     return next((rule for rule in RULES if rule.covers(name)), None)
 
 
@@ -96,7 +95,7 @@ def _distilled_inputs(declared: Declared) -> Names:
 
 
 def _evaluation_inputs(declared: Declared) -> Names:
-    """Name what judges, the bases, and the trained model that an evaluation is of, if any."""
+    """Name the inputs of an evaluation: the split, the bases, and the trained model, if any."""
     own = (VAL_SET.name, VAL_TOKENS.name, BASE_MODEL.name)
     student = (STUDENT_MODEL.name,) if declared.name in STUDENT_EVALUATIONS.names else ()
     model, trained = EVALUATED[declared.name]

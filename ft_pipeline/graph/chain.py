@@ -1,6 +1,6 @@
 """The chain of assets of one recipe: their names and keys, inputs and settings.
 
-Nothing here looks into a store (lookup.py does), and nothing knows Dagster.
+Nothing here reads a store (lookup.py does), and nothing knows Dagster.
 """
 
 import logging
@@ -48,7 +48,7 @@ class Chain:
 
     @property
     def default_chain(self) -> "Chain":
-        """The chain of the default recipe, whose assets of shared content are plain."""
+        """The chain of the default recipe, whose shared assets have plain keys."""
         return Chain(self.project, DEFAULT_RECIPE, self.default, self.default, self.sources)
 
     @property
@@ -57,7 +57,7 @@ class Chain:
 
     @property
     def recipe_option(self) -> str:
-        """What names this recipe behind a command; nothing for the default."""
+        """The command-line option that selects this recipe; empty for the default."""
         return "" if self.is_default else f" --recipe {self.name}"
 
     @cached_property
@@ -66,7 +66,7 @@ class Chain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All assets of the chain, inputs before what reads them."""
+        """All assets of the chain, inputs before their readers."""
         return tuple(self._rules)
 
     def names_of(self, kind: Kind) -> tuple[str, ...]:
@@ -75,11 +75,11 @@ class Chain:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The assets that are trained."""
+        """The trained assets."""
         return tuple(name for name, rule in self._rules.items() if rule.is_trained)
 
     def rule(self, name: str) -> AssetRule:
-        """Return the rule of an asset. Raises PipelineError with a near miss."""
+        """Return the rule of an asset. Raises PipelineError with a "did you mean"."""
         if name not in self._rules:
             raise PipelineError(
                 f"no asset `{name}` in recipe {self.name}. Its assets: {', '.join(self.names)}."
@@ -88,15 +88,15 @@ class Chain:
         return self._rules[name]
 
     def inputs(self, name: str) -> tuple[str, ...]:
-        """Names of the assets that an asset reads."""
+        """Names of the assets that an asset reads as inputs."""
         return self.rule(name).inputs(self._declared(name))
 
     def watched(self, name: str) -> tuple[str, ...]:
-        """Names of the inputs that have no say in an asset's content."""
+        """Names of the inputs that do not affect an asset's content."""
         return self.rule(name).watched(self._declared(name))
 
     def upstream(self, name: str) -> tuple[str, ...]:
-        """The asset and all that it needs, in the chain's order."""
+        """The asset and everything it needs, in the chain's order."""
         self.rule(name)
         needed = {name}
         for candidate in reversed(self.names):
@@ -107,8 +107,8 @@ class Chain:
     def asset(self, name: str) -> str:
         """Return the asset key, parts joined by `/`.
 
-        The default recipe's keys are plain, other recipes' have their name as prefix. Raw sources
-        and base models are shared: one asset for each distinct content, the default's plain.
+        Keys of the default recipe are plain; those of other recipes have its name as prefix. Raw
+        sources and base models are shared: one asset per distinct content, plain for the default's.
         """
         rule = self.rule(name)
         if not rule.shared:
@@ -123,7 +123,7 @@ class Chain:
         return self.rule(name).settings(self._declared(name))
 
     def code_version(self, name: str) -> str:
-        """Code version for Dagster: the rule's number and the settings, so that both show."""
+        """Code version for Dagster: the rule's number and a hash of the settings."""
         return f"{self.rule(name).code_version}-{hash_json(self.settings(name))[:8]}"
 
     def key_figure(self, name: str, metadata: Mapping[str, Any]) -> str:
@@ -131,13 +131,13 @@ class Chain:
         return self.rule(name).key_figure({k: _number(v) for k, v in metadata.items()})
 
     def model_choice(self, name: str) -> BaseModelChoice:
-        """Return which model an asset brings in: `base_model`, `teacher_model`, `student_model`."""
+        """Return which model an asset imports: `base_model`, `teacher_model` or `student_model`."""
         choice = self._section(name)
         assert isinstance(choice, BaseModelChoice), f"{name} brings in no model"
         return choice
 
     def local_model(self, name: str) -> str | None:
-        """Return the folder that an asset's model is brought in from, if it is one."""
+        """Return the folder that an asset's model is imported from, if it comes from a folder."""
         choice = self._section(name)
         return choice.path if isinstance(choice, BaseModelChoice) else None
 
@@ -148,13 +148,13 @@ class Chain:
         return training
 
     def trained_from(self, name: str) -> str:
-        """Return which asset a trained one starts from."""
+        """Return the asset that a trained one starts from."""
         start = self.rule(name).trained_from
         assert start is not None, f"{name} is not trained"
         return start
 
     def _section(self, name: str) -> Any:
-        """Return the section of the recipe that says how an asset is made; None without one."""
+        """Return the recipe section that configures an asset, or None."""
         found: Any = self.recipe
         for part in self.rule(name).section.split("."):
             found = getattr(found, part, None)
@@ -184,7 +184,7 @@ def load_chain(project: Project, name: str, overrides: dict[str, tuple[str, ...]
 
 
 def load_other(chain: Chain, name: str) -> Chain:
-    """Load another recipe of a chain's project, as FT_OVERRIDES has it."""
+    """Load another recipe of a chain's project, with FT_OVERRIDES."""
     return load_chain(chain.project, name, read_overrides())
 
 
@@ -193,7 +193,7 @@ def load_chains(
 ) -> list[Chain]:
     """Load every recipe of the project, the default first.
 
-    `skip_faulty`: others with a fault are left out, with a warning in the log.
+    `skip_faulty`: leave out other recipes that have errors, with a warning in the log.
     """
     return _load_chains(project, list_recipes(project), overrides, skip_faulty)
 
@@ -204,9 +204,9 @@ def _load_chains(
     overrides: dict[str, tuple[str, ...]],
     skip_faulty: bool = False,
 ) -> list[Chain]:
-    """Load recipes as chains; the sources and the default recipe, which all share, are read once.
+    """Load recipes as chains; the shared sources and default recipe are read once.
 
-    Raises PipelineError where the overrides name a recipe that does not exist.
+    Raises PipelineError if the overrides name a recipe that does not exist.
     """
     unknown = [name for name in overrides if name not in list_recipes(project)]
     if unknown:
@@ -226,6 +226,6 @@ def _load_chains(
         except PipelineError as error:
             if not skip_faulty:
                 raise
-            logger.warning("left out: %s", error)
+            logger.warning("recipe left out: %s", error)
     found = [name for name in names if name in recipes]
     return [Chain(project, name, recipes[name], default, sources) for name in found]

@@ -3,9 +3,9 @@
     estimate_training(Training(), config, tokens, steps) →
         Estimate(weights_mb=117, adapter_mb=78, activations_mb=412, logits_mb=190, other_mb=600, …)
 
-Memory is what the formulas below add up to; attention by blocks (flash, sdpa) is taken for granted,
-so no term grows with the square of the length. What was measured afterwards stands beside it in the
-asset's metadata.
+Memory is the sum of the formulas below. They assume blockwise attention (flash, sdpa), so no term
+grows with the square of the length. The asset's metadata shows the measured values next to the
+estimate.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ ASSUMED_SPEED, ASSUMED_GPU_SPEED = 50e9, 20e12
 
 @dataclass(frozen=True)
 class Estimate:
-    """Megabytes by what they are for; seconds of the training alone."""
+    """Megabytes by purpose; seconds of the training alone."""
 
     parameters: int
     trainable: int
@@ -65,7 +65,7 @@ class Estimate:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return it as metadata."""
+        """Return the estimate as metadata."""
         shown = {n: round(v) if isinstance(v, float) else v for n, v in asdict(self).items()}
         named = {f"estimated_{n}": v for n, v in shown.items()}
         return named | {"estimated_memory_mb": round(self.total_mb)}
@@ -82,8 +82,8 @@ class Estimate:
 def estimate_asset(lookup: Lookup, name: str) -> tuple[StepPlan, Estimate] | None:
     """Return steps and estimate of a trained asset.
 
-    None where its inputs are not built yet, or the model's config.json names no such sizes. Raises
-    PipelineError where settings and examples contradict each other.
+    None if its inputs are not built yet, or the model's config.json lacks the sizes. Raises
+    PipelineError if settings and examples contradict each other.
     """
     chain = lookup.chain
     base = _find_here(lookup, chain.trained_from(name))
@@ -105,9 +105,9 @@ def estimate_asset(lookup: Lookup, name: str) -> tuple[StepPlan, Estimate] | Non
 
 
 def read_sizes(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a config.json's text model under the names of a Llama's; None where they are absent.
+    """Return a config.json's text model under Llama's names, or None if sizes are missing.
 
-    What has no size of its MLP has four times its width (GPT-2).
+    A config without an MLP size gets four times the model's width (GPT-2).
     """
     found = dict(config.get("text_config") or config)
     for name, others in OTHER_NAMES.items():
@@ -125,7 +125,7 @@ def _find_here(lookup: Lookup, name: str) -> Artifact | None:
 
 
 def _find_speed(lookup: Lookup, name: str) -> float | None:
-    """Return the operations a second of the newest training of this asset, if there was one."""
+    """Return the operations per second of the newest training of this asset, if there was one."""
     for manifest in lookup.store.manifests(lookup.chain.asset(name)):
         work = manifest.metadata.get("estimated_operations")
         seconds = manifest.metadata.get("seconds_training")
@@ -145,8 +145,8 @@ def estimate_training(
 ) -> Estimate:
     """Estimate a training from the model's config.json and the report of train_tokens.
 
-    `dtype` computes (fp32, bf16, fp16), `speed` is what the machine reached before, in
-    floating-point operations a second; without it ASSUMED_SPEED or ASSUMED_GPU_SPEED is taken.
+    `dtype` is the compute dtype (fp32, bf16, fp16), `speed` what the machine reached before, in
+    floating-point operations per second; the default is ASSUMED_SPEED or ASSUMED_GPU_SPEED.
     """
     linear, other = count_parameters(config)
     trainable = count_trainable(settings, config)
@@ -180,7 +180,7 @@ def estimate_training(
 
 
 def count_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (weights of the decoder's linear layers, all others) of a Llama-like model."""
+    """Return the weight counts (linear layers of the decoder, all others) of a Llama-like model."""
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     attention, mlp = _layer_shapes(config)
     linear = layers * sum(a * b for a, b in (*attention.values(), *mlp.values()))
@@ -225,12 +225,13 @@ def count_trainable(settings: Training, config: Mapping[str, Any]) -> int:
 
 
 def count_activations(settings: Training, config: Mapping[str, Any], dtype: str) -> float:
-    """Return the bytes kept for the backward pass, a token.
+    """Return the bytes per token kept for the backward pass.
 
     A layer keeps queries, keys, values and output of the attention, three tensors of the inner
-    width, the inputs of its norms (fp32) and of the linear layers that are trained or adapted.
-    Those are shared in fp32; in another dtype each has a copy: LoRA's in fp32, autocast's in that
-    dtype. Recomputed, it keeps its input, and one layer all. Seen with torch's saved_tensors_hooks.
+    width, the inputs of its norms (fp32) and of the linear layers that are trained or adapted. In
+    fp32, those are shared; in another dtype each has its own copy: LoRA's in fp32, autocast's in
+    that dtype. With recomputation, each layer keeps its input, and one layer everything. Measured
+    with torch's saved_tensors_hooks.
     """
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     attention, mlp = _layer_shapes(config)
@@ -253,9 +254,9 @@ def count_activations(settings: Training, config: Mapping[str, Any], dtype: str)
 
 
 def count_operations(settings: Training, linear: int, tokens: float) -> float:
-    """Return floating-point operations: 2 a weight forward, 2 back, 2 for gradients of weights.
+    """Return floating-point operations: per weight 2 forward, 2 backward, 2 for its gradient.
 
-    The last are needed where weights are trained; recomputing costs a forward pass more.
+    The last apply only to trained weights; recomputation costs one more forward pass.
     """
     passes = 6 if settings.method == "full" else 4
     if settings.gradient_checkpointing:

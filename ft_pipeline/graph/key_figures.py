@@ -1,4 +1,4 @@
-"""The one figure of an asset that people look for first, from its metadata.
+"""The key figure of each asset, from its metadata.
 
 count_tokens({"tokens": 9120, "trained_tokens": 5110, "max": 301}) →
     "9120 tokens, 5110 trained, longest 301"
@@ -38,7 +38,7 @@ def count_layers(m: Metadata) -> str:
 
 
 def count_positions(m: Metadata) -> str:
-    answered = f"{m['examples_answered']} examples asked, {m['examples_from_cache']} cached"
+    answered = f"{m['examples_answered']} examples answered, {m['examples_from_cache']} cached"
     return f"{m['positions']} positions, {m['mass_inside_mean']:.0%} of the mass; {answered}"
 
 

@@ -1,11 +1,11 @@
-"""One look at a store: what each asset of a chain would be made of, and whether it is there.
+"""One look at a store: what each asset of a chain would be made from, and whether it exists.
 
     lookup = Lookup(chain)
     lookup.state("train_set") → State(name="train_set", status="stale", request=…, artifact=None)
     lookup.pull("base_model") → Artifact(path=…)
 
-From an asset's rule and the data versions of its inputs comes its fingerprint. A look-up remembers
-what it saw; `again` takes a fresh look.
+An asset's fingerprint follows from its rule and the data versions of its inputs. A look-up
+remembers what it saw; `again` starts afresh.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ Status = Literal["fresh", "stale", "failed", "damaged", "unreachable"]
 
 
 class MissingInputs(PipelineError):
-    """Inputs that the store does not have, or has only with a failed blocking check.
+    """Inputs are missing from the store, or failed a blocking check.
 
-    `unreadable`: what outside of the store could not be read. What is asked for is then unknown.
+    `unreadable`: what could not be read outside the store, which leaves the request unknown.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MissingInputs(PipelineError):
 
 @dataclass(frozen=True)
 class Request:
-    """One asset, asked for: what it is to be made of. An input may be in the remote only."""
+    """A request for one asset: what to make it from. Inputs may be only in the remote."""
 
     asset: str
     ingredients: Ingredients
@@ -59,11 +59,11 @@ class Request:
 
 @dataclass(frozen=True)
 class State:
-    """What a look at a store found of one asset.
+    """What a look-up found about one asset.
 
-    `request`: what it would be made of; None where an input is not usable. `artifact`: the one that
-    was asked for; where it is not `here`, its files are in the remote only. `error`: why there is
-    no request, or no artifact to use.
+    `request`: what it would be made from; None if an input is not usable. `artifact`: the requested
+    one; unless it is `here`, its files are only in the remote. `error`: why there is no request, or
+    no usable artifact.
     """
 
     name: str
@@ -76,7 +76,7 @@ class State:
     error: PipelineError | None = None
 
     def require_request(self) -> Request:
-        """Return the request. Raises what is in its way."""
+        """Return the request, or raise what prevents it."""
         if self.request is None:
             assert self.error is not None, "without a request there is a reason"
             raise self.error
@@ -84,9 +84,9 @@ class State:
 
 
 class Lookup:
-    """What the store of a chain's project has of it, each asset looked for once.
+    """What the store has of a chain; each asset is looked up once.
 
-    With `pins` what lies outside of the store is what a run has seen first.
+    With `pins`, content outside the store keeps the revision that the run saw first.
     """
 
     def __init__(self, chain: Chain, pins: Pins | None = None, store: Store | None = None) -> None:
@@ -96,17 +96,17 @@ class Lookup:
         self._states: dict[str, State] = {}
 
     def again(self) -> "Lookup":
-        """Return a look-up that has seen nothing yet."""
+        """Return a fresh look-up."""
         return Lookup(self.chain, self.pins, self.store)
 
     def state(self, name: str) -> State:
-        """Say what the store has of an asset. Raises for nothing that is wrong with it."""
+        """Say what the store has of an asset. Never raises for problems of the asset."""
         if name not in self._states:
             self._states[name] = self._look(name)
         return self._states[name]
 
     def pull(self, name: str) -> Artifact:
-        """Return the artifact that is asked for, its files here.
+        """Return the requested artifact, its files being in this store.
 
         Raises MissingInputs, DamagedArtifact or RemoteError, with the remedy.
         """
@@ -121,20 +121,22 @@ class Lookup:
         except DamagedArtifact as error:
             raise self._with_remedy(name, error) from error
         if found is None:
-            gone = f"{manifest.asset}: {manifest.fingerprint} has gone from the remote. Run again."
+            gone = (
+                f"{manifest.asset}: {manifest.fingerprint} is no longer in the remote. Run again."
+            )
             raise MissingInputs(gone)
         self._states.pop(name)
         return found
 
     def find(self, name: str) -> Artifact | None:
-        """Return what `pull` returns, or None where it is not built. Raises what is broken."""
+        """Return what `pull` returns, or None if it is not built. Raises if it is broken."""
         state = self.state(name)
         if state.artifact is None and not isinstance(state.error, DamagedArtifact | RemoteError):
             return None
         return self.pull(name)
 
     def pull_inputs(self, name: str) -> dict[str, Artifact]:
-        """Return the inputs of an asset, their files here."""
+        """Return the inputs of an asset, their files being in this store."""
         return {given: self.pull(given) for given in self.state(name).require_request().inputs}
 
     def _look(self, name: str) -> State:
@@ -168,7 +170,7 @@ class Lookup:
         )
         if failed:
             return State(name, asset, "failed", failed, request, artifact, here)
-        why = () if here else ("in the remote; pulled by the next run",)
+        why = () if here else ("in the remote; the next run pulls it",)
         return State(name, asset, "fresh", why, request, artifact, here)
 
     def _make_request(self, name: str, given: Mapping[str, State]) -> Request:
@@ -183,7 +185,7 @@ class Lookup:
         return Request(self.chain.asset(name), ingredients, inputs)
 
     def find_revision(self, name: str) -> dict[str, Any]:
-        """What is asked for beyond the declared settings: the revision of outside content."""
+        """What a request adds to the declared settings: the revision of outside content."""
         if self.pins is None:
             return self._look_outside(name)
         return self.pins.keep(self.chain.asset(name), lambda: self._look_outside(name))
@@ -212,7 +214,7 @@ class Lookup:
         if revision is None:
             raise MissingInputs(
                 f"{self.chain.asset(name)}: the upstream revision of source {source} was never "
-                f"resolved. Build it with: ft-pipeline run{self.chain.recipe_option} --to {name}"
+                f"looked up. Build it with: ft-pipeline run{self.chain.recipe_option} --to {name}"
             )
         return revision
 
@@ -230,12 +232,12 @@ class Lookup:
             if state.status == "failed":
                 failed += [f"{state.asset} failed its {why}" for why in _name_failed(state)]
             elif state.status != "fresh":
-                problems.append(f"{state.asset} is not in the store as this recipe asks for it")
+                problems.append(f"{state.asset} is not built for the current recipe")
         failed = list(dict.fromkeys(failed))
         asset = self.chain.asset(name)
         return MissingInputs(
             f"{asset}: its inputs are not usable: {'; '.join(failed + problems)}. "
-            "Build all that it needs, reusing what is there: dagster asset materialize --select "
+            "Build what it needs, reusing what is up to date: dagster asset materialize --select "
             f"'+key:\"{asset}\"', or: ft-pipeline run{self.chain.recipe_option} --to {name}",
             tuple(failed),
             tuple(unreadable),
@@ -243,8 +245,8 @@ class Lookup:
 
     def _explain_absent(self, name: str) -> PipelineError:
         return MissingInputs(
-            f"{self.chain.asset(name)}: not in the store as this recipe asks for it. Build it: "
-            f"ft-pipeline run{self.chain.recipe_option} --to {name}"
+            f"{self.chain.asset(name)}: not built for the current recipe. Build it: ft-pipeline "
+            f"run{self.chain.recipe_option} --to {name}"
         )
 
     def _with_remedy(self, name: str, error: DamagedArtifact) -> DamagedArtifact:
@@ -255,7 +257,7 @@ class Lookup:
 
 
 def open_store(chain: Chain) -> Store:
-    """Return the store of a chain's project, with the remote behind it."""
+    """Return the store of a chain's project, with its remote."""
     project = chain.project
     return Store(project.store, Remote(project.remote) if project.remote else None)
 

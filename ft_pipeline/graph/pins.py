@@ -1,7 +1,7 @@
-"""What a run looked up outside of the store, kept to its end.
+"""The outside revisions that a run looked up, kept until its end.
 
-A run may train for hours, and meanwhile somebody drops a file, or an observation finds a newer
-commit. The run goes on with the revisions that it began with; the new ones are the next run's.
+A run may train for hours while somebody drops a file, or an observation finds a newer commit. The
+run keeps the revisions it began with; the next run takes the new ones.
 
     <store>/pins/<run id>/revisions.json    {"raw_trivia": {"revision": "sha256:…"}, …}
 """
@@ -41,15 +41,15 @@ class Pins:
         return self._known[asset]
 
     def set(self, revisions: dict[str, dict[str, Any]]) -> None:
-        """Have revisions kept that nobody has looked up here."""
+        """Keep revisions that were looked up elsewhere."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write(revisions)
 
     def take_over(self, earlier: Path, done: Collection[str]) -> None:
-        """Go on with the revisions of a run that this one continues, unless it has its own.
+        """Take over the revisions of the run that this one continues, unless it has its own.
 
-        Of the assets that it had `done` alone: what it failed to make of a revision, perhaps
-        because the file has changed meanwhile, is looked up anew.
+        Only for assets that it had `done`: a revision that failed to build, perhaps because the
+        file has changed since, is looked up again.
         """
         if self._file.exists():
             return
@@ -59,7 +59,7 @@ class Pins:
                 self._write({asset: kept for asset, kept in known.items() if asset in done})
 
     def _read(self) -> Kept:
-        found = read_record(self._file, SHAPE, "the run looks up again what it is to build")
+        found = read_record(self._file, SHAPE, "the run looks up the revisions again")
         return dict(found or {})
 
     def _write(self, kept: Kept) -> None:

@@ -1,4 +1,4 @@
-"""The plan of a run: for each asset of a chain whether it is fresh, and why not. Builds nothing."""
+"""The plan of a run: whether each asset of a chain is fresh, and why not. Builds nothing."""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ def _explain(lookup: Lookup, state: State) -> State:
 
 
 def _find_nearest(store: Store, asset: str, wanted: Ingredients) -> tuple[str, ...]:
-    """Compare with the stored artifact that is nearest to what is wanted."""
+    """Compare with the stored artifact that is closest to the request."""
     stored = store.manifests(asset)
     if not stored:
         return ("never built",)
     differences = [tuple(wanted.differences(manifest.ingredients)) for manifest in stored]
-    return min(differences, key=len) or ("its manifest was removed or is not valid",)
+    return min(differences, key=len) or ("its manifest is missing or not valid",)

@@ -1,8 +1,8 @@
 """The upstream revision of a project's source, shared through the remote.
 
-What one machine has resolved, the others take instead of asking the network, so that a second
-clone computes the same fingerprints. `<store>/upstream/<source>.json` is pulled where this store
-has none for the source as it is declared, and pushed when it was resolved here.
+Machines use what one of them resolved instead of asking the network, so that a second clone
+computes the same fingerprints. `<store>/upstream/<source>.json` is pulled if this store has none
+for the declared source, and pushed when resolved here.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 def read_revision(
     project: Project, name: str, source: AnySource, use_sample: bool = False
 ) -> str | None:
-    """Return the revision to build, without asking upstream; None where none was resolved yet.
+    """Return the revision to build, without asking upstream; None if none was resolved yet.
 
-    Raises PipelineError where a local file is missing, RemoteError where nothing was resolved here
-    and the remote cannot be asked.
+    Raises PipelineError if a local file is missing, RemoteError if nothing was resolved here and
+    the remote cannot be reached.
     """
     place = (name, source, project.root, project.store, use_sample)
     revision = upstream.read_revision(*place)
@@ -35,7 +35,7 @@ def read_revision(
     record = Remote(project.remote).read_record(name)
     if record is None or not upstream.adopt_record(name, source, project.store, record):
         return None
-    logger.info("%s: revision %s taken from the remote", name, record.revision)
+    logger.info("%s: using revision %s from the remote", name, record.revision)
     return upstream.read_revision(*place)
 
 
@@ -54,7 +54,7 @@ def resolve_revision(project: Project, name: str, source: AnySource, push: bool 
 
 
 def _push_pending(project: Project, name: str, source: AnySource, remote: Remote) -> None:
-    """Push a record if that was not done yet; where it fails, warn and leave it for later."""
+    """Push a record that is not pushed yet; if that fails, warn and leave it for later."""
     record = upstream.read_record(name, source, project.store)
     if record is None or record.unpushed is None:
         return
@@ -64,7 +64,7 @@ def _push_pending(project: Project, name: str, source: AnySource, remote: Remote
             remote.write_record(record)
     except RemoteError as error:
         logger.warning(
-            "source %s: its revision is recorded here, not pushed. %s The next run tries again.",
+            "source %s: revision recorded here, but not pushed. %s The next run tries again.",
             *(name, error),
         )
         return

@@ -1,4 +1,4 @@
-"""Which settings each asset reads: they alone are in its fingerprint.
+"""Which settings each asset reads; only those are in its fingerprint.
 
 read_training(recipe.training) → {"method": "qlora", "quantization": "nf4", "learning_rate": …}
 """
@@ -18,7 +18,7 @@ _WATCHING = {"save_steps", "keep_checkpoints", "spike_factor"}
 
 @dataclass(frozen=True)
 class Declared:
-    """What a person declared of one asset: the recipe, the sources, and the asset's name."""
+    """What is declared about one asset: the recipe, the sources, and the asset's name."""
 
     recipe: Recipe
     sources: Mapping[str, AnySource]
@@ -46,7 +46,7 @@ def raw_of(source: str) -> str:
 
 
 def dump(section: Any, *fields: str) -> Settings:
-    """Return a section's settings, or some of them, as JSON has them."""
+    """Return a section's settings, or some of them, as JSON values."""
     return dict(section.model_dump(mode="json", include=set(fields) if fields else None))
 
 

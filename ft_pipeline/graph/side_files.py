@@ -1,6 +1,6 @@
-"""Local files that an asset reads beside its inputs: a model's folder, held-out and forgotten rows.
+"""Local files that an asset reads besides its inputs: model folders, held-out and forgotten rows.
 
-Their content is a part of what is asked for. It is hashed anew only where size or time changed.
+Their content is part of the request. It is hashed again only if size or time changed.
 """
 
 from pathlib import Path
@@ -21,8 +21,8 @@ def find_held_out(project: Project, recipe: Recipe) -> dict[str, Path]:
     for file in files.values():
         if not file.is_file():
             raise PipelineError(
-                f"examples.held_out: {file} does not exist. Expected a file with test "
-                f"questions; paths are relative to {project.root}."
+                f"examples.held_out: {file} does not exist. Expected a file with test questions. "
+                f"Correct the path in the recipe; paths are relative to {project.root}."
             )
     return files
 

@@ -1,17 +1,17 @@
-"""What was built from rows of a split, and what it cannot be said of."""
+"""What was built from rows of a split, and what cannot be traced."""
 
 from ft_pipeline.graph.asset_rules import EXAMPLES, find_rule
 from ft_pipeline.store.artifacts import Manifest
 from ft_pipeline.store.manifest_graph import ManifestGraph
 
 UNTRACEABLE = (
-    "its examples are not in this store, so it cannot be said whether it saw a forgotten row; "
-    "`ft-pipeline run --to prompt_completions` brings those that the recipe asks for"
+    "its examples are not in this store, so it is unknown whether it saw a forgotten row; "
+    "`ft-pipeline run --to prompt_completions` builds or pulls the recipe's current examples"
 )
 
 
 def follow(graph: ManifestGraph, start: Manifest, split: str | None) -> list[Manifest]:
-    """Return what was built from an artifact, as far as it saw a split (None: any)."""
+    """Return what was built from an artifact and saw a split (None: any)."""
 
     def saw_the_split(manifest: Manifest) -> bool:
         own = split_of(manifest.name)
@@ -22,13 +22,13 @@ def follow(graph: ManifestGraph, start: Manifest, split: str | None) -> list[Man
 
 
 def split_of(name: str) -> str | None:
-    """Return the split whose rows alone an asset holds; None where it holds any."""
+    """Return the only split whose rows an asset holds; None if it holds any."""
     rule = find_rule(name)
     return rule.split if rule is not None and rule.kind == "set" else None
 
 
 def keeps_rows(name: str) -> bool:
-    """Whether an asset is a model or logits, in which rows live on."""
+    """Whether an asset is a model or logits, which keep what they learned from rows."""
     rule = find_rule(name)
     return rule is not None and rule.keeps_rows
 
@@ -39,7 +39,7 @@ def is_model(name: str) -> bool:
 
 
 def list_untraceable(graph: ManifestGraph) -> list[Manifest]:
-    """Return the models and logits whose examples are not here: they were pulled alone."""
+    """Return the models and logits whose examples are not here, because only they were pulled."""
     builds = graph.of(EXAMPLES.name)
     known = {reached.key for build in builds for reached in follow(graph, build, None)}
     made = [m for m in graph.manifests.values() if _is_made_of_rows(m.name)]

@@ -10,7 +10,7 @@ Shortened:
                            "first": [{"row_id": "5f0a…", "text": "Which …"}]},
                  "removed": {…}, "moved": {…}}}
 
-`a` is the older, `b` the newer by convention: added rows are those that b alone saw.
+By convention, `a` is older and `b` newer: added rows are those that only b saw.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ COLUMNS = "row_id, source, file, line, side, question"
 
 
 def compare(chain: Chain, a: Found, b: Found, export: Path | None = None) -> dict[str, Any]:
-    """Return what differs from one artifact to another; `export`: a file for the changed rows.
+    """Return what differs between two artifacts; `export`: a file for the changed rows.
 
     Raises PipelineError for a file of an unknown kind.
     """
@@ -84,7 +84,7 @@ def _compare_links(a: dict[str, Link], b: dict[str, Link]) -> Iterator[dict[str,
 
 
 def _list_ingredients(link: Link) -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield what was asked for and what the machine chose; not the inputs, compared themselves."""
+    """Yield what was asked for and what the machine chose, without inputs (compared themselves)."""
     if link.ingredients is None:
         return
     for path, value in list_leaves(link.ingredients.model_dump(exclude={"inputs"})):
@@ -153,7 +153,7 @@ def _describe_rows(
 
 
 def _find_prompts(row_ids: list[str], examples: ExampleFiles) -> dict[str, str]:
-    """Return the prompt of an example of each row, for rows whose question was not kept."""
+    """Return the prompt of one example per row, for rows whose question was not kept."""
     found: dict[str, str] = {}
     for folder in examples if row_ids else ():
         file = quote(str(folder / EXAMPLES_FILE))

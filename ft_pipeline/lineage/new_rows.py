@@ -1,4 +1,4 @@
-"""How many rows of the raw files certain examples were not made from."""
+"""How many rows of the raw files are not in certain examples."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from ft_pipeline.store.artifact_files import REJECTED_FILE, ROWS_FILE
 
 
 def list_row_ids(source: str, declared: Source, parser: str, files: Mapping[str, Path]) -> set[str]:
-    """Return the row_ids of all rows of a source's files that can be read."""
+    """Return the row_ids of all readable rows of a source's files."""
     reader = make_reader(source, declared, parser)
     return {
         compute_row_id(identity)

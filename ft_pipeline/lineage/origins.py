@@ -1,7 +1,7 @@
-"""Whether what came from outside is of the revision that was asked for: raw files, hub models.
+"""Whether content from outside (raw files, hub models) has the requested revision.
 
-A revision that is a hash of local files (or of dropped ones) is computed again. A Kaggle version, a
-hub commit or an ETag cannot be; the record of the fetch must name the same one.
+A revision that is a hash of local files (or of dropped ones) is recomputed. A Kaggle version, a hub
+commit or an ETag cannot be; the record of the download must name the same one.
 """
 
 import json
@@ -22,7 +22,7 @@ from ft_pipeline.store.artifact_files import BASE_FILE, SOURCE_FILE
 
 
 def check_origin(folder: Path, link: Link) -> Iterator[Broken]:
-    """Yield where an artifact from outside is not of its revision; nothing for any other."""
+    """Yield where an artifact from outside does not match its revision."""
     for name, check in ((SOURCE_FILE, _check_source), (BASE_FILE, _check_hub_files)):
         if (folder / name).is_file():
             try:
@@ -40,12 +40,12 @@ def _check_source(folder: Path, link: Link) -> Iterator[Broken]:
     for name, entry in record.get("files", {}).items():
         if link.files.get(name) != entry["sha256"]:
             expected, found = f"sha256 {entry['sha256']}", str(link.files.get(name, "no file"))
-            yield Broken(name_link(link), f"{name} as it was fetched", expected, found)
+            yield Broken(name_link(link), f"{name} as fetched", expected, found)
     yield from _check_local_revision(link)
 
 
 def _check_local_revision(link: Link) -> Iterator[Broken]:
-    """Compute the revision of local files again: of one sample, or of all files by name."""
+    """Recompute the revision of local files: of one sample, or of all files by name."""
     upstream, incoming = split_revision(str(link.revision))
     # As listed: a file that is not what is listed is a broken link of its own.
     own = {n: sha256 for n, sha256 in link.files.items() if not n.startswith(f"{META}/")}
@@ -69,7 +69,7 @@ def _check_local_revision(link: Link) -> Iterator[Broken]:
 
 
 def _check_hub_files(folder: Path, link: Link) -> Iterator[Broken]:
-    """Hash the files of a hub model that are in the Hugging Face cache of this machine."""
+    """Hash the files of a hub model that are in this machine's Hugging Face cache."""
     base: dict[str, Any] = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
     if base["weights"] != "cache":
         return

@@ -1,7 +1,7 @@
-"""Lineage of a model in one file: the receipt beside its weights, `meta/receipt.json`.
+"""Lineage of a model in one file: the receipt next to its weights, `meta/receipt.json`.
 
-It lists every artifact behind a model, down to the raw rows' upstream revision, with settings,
-code versions, library versions and seeds. Shortened:
+It lists every artifact that a model was made from, back to the upstream revision of the raw rows,
+with settings, code versions, library versions and seeds. Shortened:
 
     {"asset": "finetuned_model", "fingerprint": "8d2e…", "data_version": "41aa…",
      "ingredients": {"settings": {"training": {"seed": 42, …}}, …},
@@ -13,7 +13,7 @@ code versions, library versions and seeds. Shortened:
      "behind": [{"asset": "raw_trivia", "fingerprint": "…", "data_version": "…",
                  "ingredients": {"settings": {"revision": "sha256:…"}}, …}, …]}
 
-The model's own `files` are its content; those of the artifacts behind it are all their files.
+The model's own `files` are only its content; those of other artifacts are all their files.
 """
 
 import json
@@ -49,7 +49,7 @@ RECIPE_FILE = "meta/recipe.json"
 
 
 class Link(ManifestPart):
-    """What a receipt says of one artifact; the first three alone if the store had lost it."""
+    """A receipt's record of one artifact; only the first three fields if the store had lost it."""
 
     asset: str
     fingerprint: str
@@ -75,14 +75,14 @@ class Link(ManifestPart):
 
 
 class RecordedRecipe(ManifestPart):
-    """The recipe that an artifact was built by, overrides put in, every default written out."""
+    """The recipe of an artifact, with overrides applied and every default written out."""
 
     name: str
     settings: dict[str, Any]
 
 
 class Receipt(Link):
-    """The link of a model, and those of all that is behind it, sources first."""
+    """The link of a model, and the links of everything it was made from, sources first."""
 
     seeds: dict[str, int] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
@@ -92,7 +92,7 @@ class Receipt(Link):
 
 
 def write_receipt(draft: Draft, preview: Manifest, store: Store, run_id: str) -> None:
-    """Write the receipt of a model in the making, `preview` its manifest, into its `meta/`."""
+    """Write the receipt of a model in the making into its `meta/`; `preview` is its manifest."""
     model = make_link(preview)
     behind = collect_behind(draft.inputs, store)
     receipt = Receipt(
@@ -109,20 +109,20 @@ def write_receipt(draft: Draft, preview: Manifest, store: Store, run_id: str) ->
 
 
 def write_recipe(folder: Path, name: str, recipe: Recipe) -> None:
-    """Write the recipe that an artifact is built by beside it, so that it can be built again."""
+    """Write an artifact's recipe next to it, so that it can be rebuilt."""
     record = RecordedRecipe(name=name, settings=recipe.model_dump(mode="json"))
     text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_recipe(folder: Path) -> RecordedRecipe | None:
-    """Return the recipe beside an artifact; None where there is none, as of a base model."""
+    """Return the recipe next to an artifact; None if there is none, as for a base model."""
     file = folder / RECIPE_FILE
     return RecordedRecipe.model_validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """Return the receipt below a model's folder, None where it has none. Raises PipelineError."""
+    """Return the receipt in a model's folder, or None. Raises PipelineError if it is damaged."""
     file = folder / RECEIPT_FILE
     try:
         return Receipt.model_validate_json(file.read_bytes())
@@ -132,14 +132,15 @@ def read_receipt(folder: Path) -> Receipt | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
         raise PipelineError(
-            f"{file}: not a receipt: {where}: {first['msg']}. It was changed or damaged."
+            f"{file}: not a valid receipt: {where}: {first['msg']}. It was changed or damaged; "
+            "restore it, or use another copy."
         ) from error
 
 
 def collect_behind(inputs: Mapping[str, Artifact], store: Store) -> list[Link]:
-    """Return a link for each artifact behind the given ones, sources first.
+    """Return a link for each artifact that the given ones were made from, sources first.
 
-    Of one that the store has lost, what its reader recorded.
+    For one that the store has lost, its reader's record.
     """
 
     def find(given: InputEntry) -> Manifest | None:
@@ -158,7 +159,7 @@ def collect_behind(inputs: Mapping[str, Artifact], store: Store) -> list[Link]:
 
 
 def make_link(manifest: Manifest) -> Link:
-    """Return what a receipt says of an artifact."""
+    """Return the receipt's record of an artifact."""
     asked = manifest.ingredients.settings
     revision = asked.get("revision") or manifest.metadata.get("revision")
     return Link(
@@ -184,6 +185,6 @@ def _list_seeds(links: Iterable[Link]) -> Iterator[tuple[str, int]]:
 
 
 def _list_software(libraries: Iterable[str]) -> dict[str, str]:
-    """Return the full versions; the fingerprint has major.minor of the libraries alone."""
+    """Return full versions; the fingerprint only has major.minor of the libraries."""
     found = {name: find_version(name) for name in ("ft-pipeline", *libraries)}
     return {"python": platform.python_version(), **found}

@@ -1,7 +1,7 @@
-"""What is known of artifacts, and which one a person means.
+"""Records of artifacts, and finding the one that a person names.
 
-An artifact is named by its asset (`finetuned_model`, `other/train_set`), by its fingerprint or the
-beginning of it (`8d2e1f`), or by a path: a folder of the store, or a copy of one elsewhere that has
+An artifact is named by its asset (`finetuned_model`, `other/train_set`), by its fingerprint or a
+prefix of it (`8d2e1f`), or by a path: a folder of the store, or a copy of one elsewhere that has
 its `manifest.json` or its `meta/receipt.json`.
 """
 
@@ -29,7 +29,7 @@ SHORT_FINGERPRINT = r"(?:\w+/){0,2}[0-9a-f]{4,32}"  # or its beginning, behind i
 class Found:
     """An artifact that a person named: its folder, and what was found there.
 
-    `note` says why it is not the one that was meant at first.
+    `note` says why it is not the one requested, if it is not.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Found:
 
     @property
     def link(self) -> Link:
-        """What is known of it, from its manifest, else from its receipt."""
+        """Its record, from its manifest, otherwise from its receipt."""
         if self.manifest is not None:
             return make_link(self.manifest)
         assert self.receipt is not None, "a folder without manifest and receipt is not found"
@@ -48,7 +48,7 @@ class Found:
 
 
 class Records:
-    """What is known of the artifacts behind one: the store's manifests, else a receipt's lines."""
+    """Records of what an artifact was made from: the store's manifests, otherwise a receipt."""
 
     def __init__(self, store: Store, receipt: Receipt | None = None) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Records:
         self._known: dict[Key, Link | None] = {}
 
     def find(self, given: InputEntry) -> Link | None:
-        """Return what is known of an input; one of equal content where it is not stored itself."""
+        """Return an input's record; if it is not stored, that of one with equal content."""
         if given.key not in self._known:
             self._known[given.key] = self._find(given)
         return self._known[given.key]
@@ -65,11 +65,11 @@ class Records:
     def walk_behind(
         self, link: Link, passes: Callable[[str], bool] = lambda name: True
     ) -> Iterator[Visit[Link]]:
-        """Walk from an artifact to all that it was made of, where their names pass."""
+        """Walk from an artifact to everything it was made from, if names pass the filter."""
         return walk_behind([(link.name, link)], self.find, passes)
 
     def folder(self, link: Link) -> Path | None:
-        """Return the folder of an artifact in the store, None where it is not there."""
+        """Return the folder of an artifact in the store, or None if it is not there."""
         folder = self._store.folder(link.asset, link.fingerprint)
         return folder if (folder / MANIFEST).is_file() else None
 
@@ -88,15 +88,15 @@ class Records:
 
 
 def find_stored(chain: Chain, name: str) -> Artifact:
-    """Return the artifact that the recipe asks for. Raises PipelineError where it is not there."""
+    """Return the recipe's current artifact. Raises PipelineError if it is not there."""
     return Lookup(chain).pull(name)
 
 
 def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
-    """Return the artifact that a person named. Raises PipelineError where there is none.
+    """Return the artifact that a person named. Raises PipelineError if there is none.
 
-    For an asset that is not stored as the recipe asks for it, it is the newest that is. Without
-    `intact` a damaged one is returned, too.
+    For an asset that is not built for the current recipe, return the newest stored one. Without
+    `intact`, damaged artifacts are returned, too.
     """
     owner, name = _split_asset(chain, word)
     if owner is not None and not intact:
@@ -110,9 +110,8 @@ def find_named(chain: Chain, word: str, intact: bool = True) -> Found:
         return _find_fingerprint(chain, word)
     if "/" in word:
         raise PipelineError(
-            f"{word}: neither an asset nor a folder. Expected an artifact of "
-            f"{chain.project.store}, "
-            "or a copy of one with its manifest.json or meta/receipt.json."
+            f"{word}: neither an asset nor a folder. Expected an artifact in "
+            f"{chain.project.store}, or a copy of one with its manifest.json or meta/receipt.json."
         )
     chain.rule(word)  # raises with the known names and a near miss
     raise AssertionError("a name that the chain knows was found above")
@@ -130,14 +129,14 @@ def _find_intact(chain: Chain, name: str) -> Found:
             raise
     newest = store.folder(*stored[0].key)
     note = (
-        f"{stored[0].asset}: not in the store as the recipe asks for it now; this is the newest "
-        f"that is, {stored[0].fingerprint}. `ft-pipeline status` says what changed."
+        f"{stored[0].asset}: not built for the current recipe; using the newest stored one, "
+        f"{stored[0].fingerprint}. `ft-pipeline status` shows what changed."
     )
     return replace(read_found(newest, stored=True), note=note)
 
 
 def read_found(folder: Path, stored: bool) -> Found:
-    """Read an artifact's manifest and receipt. Raises PipelineError for what is none."""
+    """Read an artifact's manifest and receipt. Raises PipelineError if one is not valid."""
     file = folder / MANIFEST
     manifest = None
     if file.is_file():
@@ -146,13 +145,13 @@ def read_found(folder: Path, stored: bool) -> Found:
         except ValidationError as error:
             raise PipelineError(
                 f"{file}: not a valid manifest: {error.errors()[0]['msg']}. It was changed or "
-                "damaged; rebuild the artifact, or take another copy."
+                "damaged; rebuild the artifact, or use another copy."
             ) from error
     return Found(folder, manifest, read_receipt(folder), stored)
 
 
 class _UnverifiedStore(Store):
-    """A store that hands out artifacts without looking at their files."""
+    """A store that returns artifacts without checking their files."""
 
     def peek(self, asset: str, fingerprint: str) -> Artifact | None:
         manifest = self.read_manifest(asset, fingerprint)
@@ -162,7 +161,7 @@ class _UnverifiedStore(Store):
 
 
 def _find_unverified(chain: Chain, name: str) -> Path:
-    """Return the folder of the artifact that the recipe asks for, else of the newest stored."""
+    """Return the folder of the recipe's current artifact, otherwise of the newest stored one."""
     store = _UnverifiedStore(chain.project.store)
     found = Lookup(chain, store=store).state(name).artifact
     if found is not None:
@@ -174,7 +173,7 @@ def _find_unverified(chain: Chain, name: str) -> Path:
 
 
 def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
-    """Return the chain and the name of the asset that a word names; no chain where it is none."""
+    """Return the chain and the asset that a word names; without a chain if it names none."""
     for name in chain.names:
         if word in (name, chain.asset(name)):
             return chain, name
@@ -189,14 +188,14 @@ def _split_asset(chain: Chain, word: str) -> tuple[Chain | None, str]:
 
 
 def _read_path(chain: Chain, path: Path) -> Found:
-    """Read the artifact that a path is, or lies in."""
+    """Read the artifact at a path, or the one that contains it."""
     for folder in (path, *list(path.parents)[:3]):
         found = read_found(folder, stored=_is_stored(chain, folder)) if folder.is_dir() else None
         if found is not None and (found.manifest or found.receipt):
             return found
     raise PipelineError(
-        f"{path}: has neither manifest.json nor meta/receipt.json, so nothing is known of what it "
-        "was made of. Name an artifact of the store, or copy one with its meta/ folder."
+        f"{path}: has neither manifest.json nor meta/receipt.json, so its origin is unknown. Name "
+        "an artifact in the store, or copy one with its meta/ folder."
     )
 
 
@@ -212,11 +211,11 @@ def _find_fingerprint(chain: Chain, word: str) -> Found:
         return read_found(folders[0], stored=True)
     if not folders:
         raise PipelineError(
-            f"{word}: no artifact of {root} has a fingerprint that begins so. "
-            "`ft-pipeline status --json` lists those of the recipe."
+            f"{word}: no artifact in {root} has a fingerprint that starts like this. `ft-pipeline "
+            "status --json` lists the recipe's fingerprints."
         )
     shown = ", ".join(folder.relative_to(root).as_posix() for folder in sorted(folders)[:8])
     raise PipelineError(
-        f"{word}: {len(folders)} artifacts begin so: {shown}. "
-        "Write more of it, or the asset before it: ASSET/FINGERPRINT."
+        f"{word}: {len(folders)} fingerprints start like this: {shown}. Give more characters, or "
+        "the asset as well: ASSET/FINGERPRINT."
     )

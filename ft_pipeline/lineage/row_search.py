@@ -1,4 +1,4 @@
-"""Rows by their text, in the raw files of every recipe."""
+"""Find rows by their text, in the raw files of every recipe."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from ft_pipeline.graph.settings_read import raw_of
 def search_rows(
     chains: Sequence[Chain], text: str, source: str | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows that hold a text, and the raw assets that the store has not, so unsearched.
+    """Return the rows that contain a text, and the raw assets not searched for lack of files.
 
-    What recipes share is read once for each parser and its columns. Raises PipelineError where no
+    Files that recipes share are read once per parser and its columns. Raises PipelineError if no
     recipe reads `source`, or nothing could be searched.
     """
     read = sorted({given.source for chain in chains for given in chain.recipe.examples.inputs})
     if source is not None and source not in read:
         whose = f"recipe {chains[0].name} does not" if len(chains) == 1 else "no recipe does"
         raise PipelineError(
-            f"forget --source {source}: {whose} read it. Known here: {', '.join(read)}."
-            f"{suggest(source, read)}"
+            f"forget --source {source}: {whose} read it. Sources that are read: "
+            f"{', '.join(read)}.{suggest(source, read)}"
         )
     found: dict[str, dict[str, Any]] = {}
     searched: set[tuple[object, ...]] = set()
@@ -47,5 +47,7 @@ def search_rows(
             found |= {row["row_id"]: row for row in rows}
     if not searched:
         asset, command = next(iter(unsearched.items()))
-        raise PipelineError(f"nothing to search: {asset} is not in the store. Build it: {command}")
+        raise PipelineError(
+            f"forget: nothing to search, because {asset} is not in the store. Build it: {command}"
+        )
     return list(found.values()), sorted(unsearched)

@@ -54,9 +54,9 @@ LARGEST_LOOKED_INTO = 64_000_000
 
 
 def trace_row(chain: Chain, row_id: str) -> list[dict[str, Any]]:
-    """Say for each stored build of the examples what became of a row; the newest build first.
+    """Say what happened to a row in each stored build of the examples, newest build first.
 
-    Raises PipelineError where no build has it.
+    Raises PipelineError if no build has it.
     """
     store = open_store(chain)
     with readable(store):
@@ -69,8 +69,9 @@ def _trace_row(chain: Chain, store: Store, row_id: str) -> list[dict[str, Any]]:
     places = [_find_place(store.folder(*m.key), row_id) for m in builds]
     if not any(places):
         raise PipelineError(
-            f"row {row_id}: in no stored build of {chain.asset(EXAMPLES.name)}. A row_id has 32 "
-            "hex characters; `ft-pipeline forget --match TEXT` finds rows by their text."
+            f"row {row_id}: not found in any stored build of {chain.asset(EXAMPLES.name)}. A "
+            "row_id has 32 hex characters; `ft-pipeline forget --match TEXT` finds rows by their "
+            "text."
         )
     current = find_current(chain, builds)
     with_place = [(m, place) for m, place in zip(builds, places, strict=True) if place is not None]
@@ -87,10 +88,10 @@ def _trace_row(chain: Chain, store: Store, row_id: str) -> list[dict[str, Any]]:
 
 
 def find_holders(chain: Chain, row_ids: Collection[str]) -> list[dict[str, Any]]:
-    """Return the stored models and teacher logits that were made of some of the rows.
+    """Return the stored models and teacher logits that were made from some of the rows.
 
-    `rows` says of how many, `trained` whether of one of the training split, `current` whether the
-    recipe asks for it as it is now, `cached_in` which row caches have the answers of logits, too.
+    `rows` is the number of rows, `trained` says whether one is from the training split, `current`
+    whether it is the recipe's current artifact, `cached_in` which row caches also hold its answers.
     """
     store = open_store(chain)
     with readable(store):
@@ -124,7 +125,7 @@ def _find_holders(chain: Chain, store: Store, row_ids: Collection[str]) -> list[
 
 
 def list_untraceable(chain: Chain) -> list[dict[str, Any]]:
-    """Return the models and teacher logits of which it cannot be said here what rows they saw."""
+    """Return the models and teacher logits whose rows cannot be traced here."""
     found = built_from.list_untraceable(read_graph(open_store(chain)))
     return [_name(manifest, set()) for manifest in found]
 
@@ -145,9 +146,9 @@ def _find_caches(
 
 
 def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[Key]:
-    """Return asset and fingerprint of what the recipes behind builds of examples ask for now.
+    """Return asset and fingerprint of the current artifacts of the recipes behind example builds.
 
-    Nothing of a recipe that cannot be read, or that needs a file that is not there.
+    Skips recipes that cannot be read, or that need a missing file.
     """
     recipes = {recipe_of(m.asset) or DEFAULT_RECIPE for m in builds} - {chain.name}
     names = [name for name in list_recipes(chain.project) if name in recipes]
@@ -165,13 +166,14 @@ def find_current(chain: Chain, builds: Sequence[Manifest]) -> set[Key]:
 
 @contextlib.contextmanager
 def readable(store: Store) -> Iterator[None]:
-    """Raise PipelineError where a stored table cannot be read."""
+    """Raise PipelineError if a stored table cannot be read."""
     try:
         yield
     except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
         raise PipelineError(
-            f"a file of {store.root} cannot be read: {error}. `ft-pipeline verify` on what was "
-            "made of it names the damage; `ft-pipeline run --force` builds an artifact again."
+            f"a file in {store.root} cannot be read: {error}. `ft-pipeline verify` names the "
+            "damage, if run on something made from it; `ft-pipeline run --force ASSET` rebuilds "
+            "an artifact."
         ) from error
 
 
@@ -220,7 +222,7 @@ def _is_logits(manifest: Manifest) -> bool:
 
 
 def _find_place(folder: Path, row_id: str) -> dict[str, Any] | None:
-    """Return where a row was read, and its split; or why it was rejected."""
+    """Return a row's place and split, or why it was rejected."""
     rows = duckdb.execute(
         f"SELECT source, file, line, side FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
         "WHERE row_id = $1",
@@ -232,7 +234,7 @@ def _find_place(folder: Path, row_id: str) -> dict[str, Any] | None:
 
 
 def _find_line(file: Path, text: str) -> dict[str, Any] | None:
-    """Return the first line of a JSON Lines file that holds a text; none where no line does."""
+    """Return the first line of a JSON Lines file that contains a text, or None."""
     if not file.is_file() or not file.stat().st_size:
         return None
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -245,7 +247,7 @@ def _find_line(file: Path, text: str) -> dict[str, Any] | None:
 
 
 def _find_used(folder: Path, row_ids: Collection[str]) -> dict[str, set[str]]:
-    """Return the rows of a build that are used, by split."""
+    """Return the used rows of a build, by split."""
     rows = duckdb.execute(
         f"SELECT side, row_id FROM read_parquet({quote(str(folder / ROWS_FILE))}) "
         "WHERE list_contains($1, row_id)",
@@ -272,7 +274,7 @@ def _list_examples(folder: Path, row_ids: Collection[str]) -> list[dict[str, Any
 
 
 def _look_into(store: Store, manifest: Manifest, example_ids: Sequence[str]) -> dict[str, Any]:
-    """Say what tokens and teacher logits hold of the examples; nothing of other artifacts."""
+    """Say what tokens or teacher logits hold of the examples; empty for other artifacts."""
     folder = store.folder(*manifest.key)
     tokens = folder / TOKENS_FILE
     if tokens.is_file() and tokens.stat().st_size > LARGEST_LOOKED_INTO:
@@ -285,7 +287,7 @@ def _look_into(store: Store, manifest: Manifest, example_ids: Sequence[str]) -> 
 
 
 def _count_tokens(file: Path, example_ids: Sequence[str]) -> dict[str, dict[str, int] | None]:
-    """Return tokens and trained tokens of each example; None for one that was left out."""
+    """Return tokens and trained tokens of each example; None for one that was dropped."""
     found: dict[str, dict[str, int] | None] = {}
     for example_id in example_ids:
         line = _find_line(file, f'"example_id": "{example_id}"')
@@ -299,7 +301,7 @@ def _count_tokens(file: Path, example_ids: Sequence[str]) -> dict[str, dict[str,
 def _find_answers(
     store: Store, folder: Path, example_ids: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield how many positions the teacher answered for each example, and the caches with them."""
+    """Yield the number of answered positions of each example, and the caches that hold them."""
     table = map_table(folder / LOGITS_EXAMPLES_FILE)
     for example_id in example_ids:
         at = pc.index(table["example_id"], example_id).as_py()  # pa.array would import pandas

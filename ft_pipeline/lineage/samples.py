@@ -1,4 +1,4 @@
-"""Examples to look at, with the tokens that are trained on once these exist."""
+"""Examples to look at, with the trained tokens once they exist."""
 
 import json
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from ft_pipeline.store.artifact_files import EXAMPLES_FILE, IGNORED, TOKENS_FILE
 def collect_samples(
     chain: Chain, task: str | None, n: int, split: str | None, ids: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return `n` examples of each task (or of those whose name holds `task`).
+    """Return `n` examples per task (or per task whose name contains `task`).
 
-    With `ids` all those whose example_id begins with one of them. Raises PipelineError where the
-    examples are not built, or there is no such task, split or id.
+    With `ids`, return all examples whose example_id starts with one of them. Raises PipelineError
+    if the examples are not built, or if there is no such task, split or id.
     """
     file = find_stored(chain, EXAMPLES.name).path / EXAMPLES_FILE
     tasks = [row["task"] for row in read_examples(file, "SELECT DISTINCT task FROM examples")]
     chosen = sorted(t for t in tasks if task is None or task in t or task == _short(t))
     if not chosen:
         raise PipelineError(
-            f"no task `{task}` among the examples: {', '.join(sorted(tasks))}."
-            f"{suggest(str(task), tuple(tasks))}"
+            f"no task `{task}` among the examples. Tasks: "
+            f"{', '.join(sorted(tasks))}.{suggest(str(task), tuple(tasks))}"
         )
     if split not in (None, "train", "val"):
         raise PipelineError(f"--split {split}: expected train or val.")
@@ -49,8 +49,8 @@ def collect_samples(
     for word in ids:
         if not any(sample["example_id"].startswith(word) for sample in samples):
             raise PipelineError(
-                f"--id {word}: no example of {chain.asset(EXAMPLES.name)} begins so, as "
-                "recipe and options have it."
+                f"--id {word}: no example_id in {chain.asset(EXAMPLES.name)} starts like this, "
+                "given the recipe and options."
             )
     tokens = _find_tokens(chain, {sample["example_id"] for sample in samples})
     for sample in samples:
@@ -69,7 +69,7 @@ def _parse_history(history: str | None) -> list[dict[str, str]]:
 
 
 def _find_tokens(chain: Chain, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the tokens of examples by id, where the chain has tokenized them."""
+    """Return the tokens of examples by id, if the chain has tokenized them."""
     lookup = Lookup(chain)
     found: dict[str, list[dict[str, Any]]] = {}
     for name in chain.names_of("tokens"):

@@ -1,6 +1,6 @@
 """The lineage of a model on one page, for Dagster: a Markdown block and tags.
 
-It says what a reader of a model's page asks first, and the commands that say the rest.
+It answers what a reader of a model's page asks first, and gives the commands for the rest.
 """
 
 import re
@@ -37,7 +37,7 @@ def summarize(chain: Chain, artifact: Artifact) -> str:
 
 
 def make_tags(chain: Chain, artifact: Artifact) -> dict[str, str]:
-    """Return what models are found by in Dagster: recipe, base model and data version."""
+    """Return the tags to find models by in Dagster: recipe, base model and data version."""
     store = Store(chain.project.store)
     behind = collect_links(Records(store), make_link(artifact.manifest))
     base = behind.get(BASE_MODEL.name)
@@ -69,7 +69,7 @@ def _in_order(known: Mapping[str, AssetRule | None], *kinds: Kind) -> list[str]:
 
 
 def _name_model(store: Store, link: Link) -> str:
-    """Return a model's id; of one that was trained or cut here, its data version."""
+    """Return a model's id, or the data version of one that was trained or pruned here."""
     manifest = store.read_manifest(link.asset, link.fingerprint)
     named = manifest.metadata.get("model") if manifest else None
     return str(named) if named else f"{link.asset} {link.data_version}"
@@ -95,5 +95,5 @@ def _describe_own(link: Link) -> Iterator[tuple[str, str]]:
 
 
 def _as_tag(value: str) -> str:
-    """Return a value that Dagster takes for a tag: 63 characters of `A-Za-z0-9_.-`."""
+    """Return a value that Dagster accepts as a tag: 63 characters of `A-Za-z0-9_.-`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", value)[:63]

@@ -1,6 +1,6 @@
-"""From an artifact back to the raw rows, upstream revisions, settings, seeds and runs behind it.
+"""Trace an artifact back to its raw rows, upstream revisions, settings, seeds and runs.
 
-It reads manifests (or a receipt) and `rows.parquet` of `prompt_completions` alone. Shortened:
+It only reads manifests (or a receipt) and `rows.parquet` of `prompt_completions`. Shortened:
 
     trace_artifact(chain, found) → {"tree": {"asset": "finetuned_model", "fingerprint": "8d2e…",
         "settings": {…}, "libraries": {…}, "inputs": [{"asset": "train_tokens", …}, …]},
@@ -31,7 +31,7 @@ ExampleFiles = Mapping[Path, frozenset[str]]
 
 
 def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
-    """Return an artifact's tree back to the sources, and the number of rows by file behind it."""
+    """Return an artifact's tree back to the sources, and its number of rows by file."""
     records = Records(open_store(chain), found.receipt)
     rows = []
     examples = find_examples(records, found.link)
@@ -52,12 +52,13 @@ def trace_artifact(chain: Chain, found: Found) -> dict[str, Any]:
 
 
 def export_rows(chain: Chain, found: Found, target: Path) -> int:
-    """Write the rows behind an artifact to a CSV, JSONL or Parquet file; return their number."""
+    """Write an artifact's rows to a CSV, JSONL or Parquet file; return their number."""
     form = choose_format(target)
     examples = find_examples(Records(open_store(chain), found.receipt), found.link)
     if not examples:
         raise PipelineError(
-            f"{found.link.asset}: no rows are behind it, or their examples are no longer stored."
+            f"{found.link.asset}: no rows to write; it was made from none, or their examples are "
+            "no longer stored."
         )
     query = f"COPY (FROM rows ORDER BY row_id) TO {quote(str(target))} (FORMAT {form})"
     with open_rows(examples) as con:
@@ -65,17 +66,19 @@ def export_rows(chain: Chain, found: Found, target: Path) -> int:
 
 
 def choose_format(target: Path) -> str:
-    """Return DuckDB's name of the format of a file to write. Raises PipelineError."""
+    """Return DuckDB's name for the format of a file to write. Raises PipelineError."""
     formats = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
     if not target.parent.is_dir():
-        raise PipelineError(f"{target}: there is no folder {target.parent}.")
+        raise PipelineError(
+            f"{target}: there is no folder {target.parent}. Create it, or choose another."
+        )
     if target.suffix not in formats:
-        raise PipelineError(f"{target}: write to a file in {', '.join(formats)}.")
+        raise PipelineError(f"{target}: unknown file type. Use one of {', '.join(formats)}.")
     return formats[target.suffix]
 
 
 def describe_tree(records: Records, link: Link) -> dict[str, Any]:
-    """Return an artifact with all behind it; what stands in the tree before is only named."""
+    """Return an artifact's tree; an artifact that occurs again is only named."""
     described: dict[int, dict[str, Any]] = {}
     for visit in records.walk_behind(link):
         found = _describe_visit(visit)
@@ -110,9 +113,9 @@ def _describe_visit(visit: Visit[Link]) -> dict[str, Any]:
 
 
 def collect_links(records: Records, link: Link) -> dict[str, Link]:
-    """Return the artifact and all behind it by their names in the chain, each once.
+    """Return the artifact and everything it was made from by their names in the chain, each once.
 
-    A second build of an asset, of which only a split was new, is named `train_set 8d2e1f07`.
+    A second build of an asset, with only one new split, is named `train_set 8d2e1f07`.
     """
     links: dict[str, Link] = {}
     for visit in records.walk_behind(link):
@@ -128,7 +131,7 @@ def collect_links(records: Records, link: Link) -> dict[str, Link]:
 
 
 def find_examples(records: Records, link: Link) -> ExampleFiles:
-    """Return the stored examples behind an artifact, and which splits of them it saw."""
+    """Return the stored examples that an artifact was made from, and the splits it saw."""
     found: dict[Path, set[str]] = {}
     for split in sorted(SPLITS):
         for visit in records.walk_behind(link, partial(_can_hold, split)):
@@ -147,7 +150,7 @@ def _can_hold(split: str, name: str) -> bool:
 
 
 def list_absent(records: Records, link: Link) -> list[str]:
-    """Return the builds of examples behind an artifact whose rows are not in this store."""
+    """Return an artifact's builds of examples whose rows are not in this store."""
     return [
         f"{behind.asset} {behind.fingerprint}"
         for name, behind in collect_links(records, link).items()
@@ -156,16 +159,16 @@ def list_absent(records: Records, link: Link) -> list[str]:
 
 
 def open_rows(examples: ExampleFiles) -> duckdb.DuckDBPyConnection:
-    """Return a database whose view `rows` are the rows of examples, each once."""
+    """Return a database whose view `rows` holds the rows of examples, each once."""
     con = duckdb.connect()
     con.execute(f"CREATE VIEW rows AS {select_rows(examples)}")
     return con
 
 
 def select_rows(examples: ExampleFiles, columns: str = "row_id, source, file, line, side") -> str:
-    """Return the query of the rows that something saw, each once a split.
+    """Return the query for the rows that something saw, each once per split.
 
-    Two builds may have read a row at two lines of its file; the newer of equal ones is not known.
+    Two builds may have read a row at different lines of its file; which is newer is unknown.
     """
     parts = []
     for folder, splits in sorted(examples.items()):

@@ -8,7 +8,7 @@ from ft_pipeline.store.artifacts import InputEntry
 
 @dataclass(frozen=True)
 class Broken:
-    """One link that does not hold: `link` is asset and fingerprint, `what` a file or a field."""
+    """One broken link: `link` is asset and fingerprint, `what` a file or a field."""
 
     link: str
     what: str
@@ -20,5 +20,5 @@ class Broken:
 
 
 def name_link(link: Link | InputEntry) -> str:
-    """Return asset and fingerprint for people."""
+    """Return asset and fingerprint in readable form."""
     return f"{link.asset} {link.fingerprint}"

@@ -1,13 +1,13 @@
-"""Whether a model is what its manifest and receipt say, link by link up to the raw files.
+"""Check a model against its manifest and receipt, link by link, back to the raw files.
 
-Every hash is computed again, no stamp is believed: of each file against its manifest, of the data
-version over the files, of the fingerprint over the ingredients, of the raw files against their
-upstream revision; and every link against what the next one says it read. Shortened:
+Every hash is recomputed, without trusting any stamp: each file against its manifest, the data
+version against the files, the fingerprint against the ingredients, the raw files against their
+upstream revision; and every link against what its reader recorded. Shortened:
 
     verify(chain, found) → Verification(broken=(Broken("raw_trivia 0573557a40b4", "trivia.csv",
         expected="sha256 7e17…", found="sha256 91ab…"),), absent=("val_set 91ab…",), …)
 
-What is no longer stored is `absent`, which is not `broken`: the receipt's record of it is checked.
+Artifacts no longer stored are `absent`, not `broken`; the receipt's record of them is checked.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ REBUILT_OTHERWISE = {"created_at", "seconds", "run_id", "resolved", "inputs", "f
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found: broken links, what is not here, and how much was checked."""
+    """The findings: broken links, what is not here, and how much was checked."""
 
     model: str
     broken: tuple[Broken, ...]
@@ -55,7 +55,7 @@ class Verification:
     files: int
 
     def as_record(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return the findings for JSON output."""
         return {
             "model": self.model,
             "verified": not self.broken,
@@ -69,7 +69,7 @@ class Verification:
 
 
 def verify(chain: Chain, found: Found) -> Verification:
-    """Check an artifact and all behind it. Never raises for what is broken."""
+    """Check an artifact and everything it was made from. Never raises for broken links."""
     return _Verifier(open_store(chain), found).run()
 
 
@@ -93,7 +93,7 @@ class _Verifier:
             self._notes.append(f"{found.folder} has no {RECEIPT_FILE}")
         elif found.manifest is None:
             known = "content files" if found.receipt.files else "inputs"
-            self._notes.append(f"{found.folder} has no {MANIFEST}; its receipt lists {known} only")
+            self._notes.append(f"{found.folder} has no {MANIFEST}; its receipt lists only {known}")
         else:
             self._check_receipt(found.receipt, make_link(found.manifest))
         if found.receipt is not None:
@@ -147,7 +147,7 @@ class _Verifier:
                 self._break(link, "data version", link.data_version, computed)
         if link.ingredients.fingerprint != link.fingerprint:
             computed = link.ingredients.fingerprint
-            self._break(link, "fingerprint of what was asked for", link.fingerprint, computed)
+            self._break(link, "fingerprint of the ingredients", link.fingerprint, computed)
         if folder is not None and folder.name != link.fingerprint:
             self._break(link, "folder", link.fingerprint, folder.name)
         for name, given in link.inputs.items():
@@ -156,7 +156,7 @@ class _Verifier:
                 self._break(link, f"input {name}", f"data version {declared}", given.data_version)
 
     def _check_inputs(self, link: Link) -> None:
-        """Check what an artifact was made of, up to the sources."""
+        """Check what an artifact was made from, back to the sources."""
         for name, given in link.inputs.items():
             behind = self._check_input(given)
             if behind is None:
@@ -181,7 +181,7 @@ class _Verifier:
             found = read_found(folder, stored=True)
         except PipelineError as error:
             self._links[key] = None
-            self._broken.append(Broken(name_link(given), MANIFEST, "a valid one", str(error)))
+            self._broken.append(Broken(name_link(given), MANIFEST, "a valid manifest", str(error)))
             return Link(**given.model_dump())
         self._links[key] = found.link
         self._check_artifact(found)
@@ -189,13 +189,13 @@ class _Verifier:
         return found.link
 
     def _check_receipt(self, receipt: Receipt, model: Link) -> None:
-        """Check the receipt's account of the model itself against its manifest."""
+        """Check the receipt's record of the model itself against its manifest."""
         listed = {n: sha for n, sha in model.files.items() if not n.startswith(f"{META}/")}
         expected = model.model_copy(update={"files": listed})
         self._compare(expected, receipt, {"created_at", "seconds", "run_id"})
 
     def _check_behind(self, receipt: Receipt) -> None:
-        """Check the receipt's account of what is behind the model: in itself, and as stored."""
+        """Check the receipt's records of other artifacts: each in itself, and against the store."""
         for link in receipt.behind:
             self._check_arithmetic(link)
             if self._check_input(InputEntry(**link.model_dump(include=set(NAMED)))) is None:
@@ -223,12 +223,12 @@ class _Verifier:
 
 
 def _dump(link: Link, left_out: set[str]) -> dict[str, Any]:
-    """Return the fields of a link that are set, for comparison."""
+    """Return the set fields of a link, for comparison."""
     return link.model_dump(mode="json", exclude=left_out, exclude_unset=True)
 
 
 def _list_unlisted(found: Found) -> Iterator[str]:
-    """Yield the files of a folder that nobody listed; of a receipt alone, content only."""
+    """Yield unlisted files of a folder; with only a receipt, just content files."""
     own = {MANIFEST, STAMP, UNPUSHED}
     for file in sorted(found.folder.rglob("*")):
         name = file.relative_to(found.folder).as_posix()

@@ -1,4 +1,4 @@
-"""One upstream revision of a data set to a folder, unchanged: Kaggle, the hub, URLs, files.
+"""Fetch one upstream revision of a data set into a folder, unchanged: Kaggle, the hub, URLs, files.
 
 It imports base and config.
 """

@@ -1,4 +1,4 @@
-"""Files on this machine: which ones a source names, and copying them whole."""
+"""Local files: find those that a source names, and copy them completely."""
 
 import shutil
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ FoundT = TypeVar("FoundT")
 
 
 def list_local_files(declared: str, root: Path) -> dict[str, Path]:
-    """Return the files of a file, folder or glob pattern by their names in the artifact.
+    """Return the files of a file, folder or glob pattern, by their names in the artifact.
 
-    `declared` is absolute or relative to `root`. Raises PipelineError where nothing is found.
+    `declared` is absolute or relative to `root`. Raises PipelineError if nothing is found.
     """
     written = Path(declared).expanduser()
     path = root / written
@@ -31,22 +31,22 @@ def list_local_files(declared: str, root: Path) -> dict[str, Path]:
     if not files:
         raise PipelineError(
             f"{path}: no file found. Expected a file, a folder with files, or a glob pattern that "
-            "matches some; paths in sources.yaml are relative to the project's root."
+            "matches files; paths in sources.yaml are relative to the project root."
         )
     return files
 
 
 def list_folder(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
-    """Return the files below a folder by relative name, without hidden files and folders.
+    """Return the files below a folder by relative name, without hidden files or folders.
 
-    Raises PipelineError for a name that is not UTF-8.
+    Raises PipelineError if a name is not UTF-8.
     """
     found = {p.relative_to(folder): p for p in sorted(folder.glob(pattern)) if p.is_file()}
     for path in found.values():
         if not is_utf8(str(path)):
             raise PipelineError(
-                f"{str(path)!r}: the file's name is not UTF-8 (unpacked from an old archive?). "
-                "Rename it."
+                f"{str(path)!r}: the file name is not UTF-8 (unpacked from an old archive?). "
+                "Rename the file."
             )
     return {
         name.as_posix(): path
@@ -56,7 +56,7 @@ def list_folder(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
 
 
 def is_utf8(text: str) -> bool:
-    """Say whether a text can be written: names of files may hold bytes that are no characters."""
+    """Say whether a text can be encoded: file names may hold bytes that are not characters."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -65,12 +65,12 @@ def is_utf8(text: str) -> bool:
 
 
 def finished(files: dict[str, FoundT]) -> dict[str, FoundT]:
-    """Leave out what is still being written: names that end in `.part`, `.tmp` or `~`."""
+    """Leave out files still being written: names ending in `.part`, `.tmp` or `~`."""
     return {name: file for name, file in files.items() if not name.endswith(UNFINISHED)}
 
 
 def select_files(files: dict[str, FoundT], patterns: Iterable[str]) -> dict[str, FoundT]:
-    """Return the files whose name matches one of the patterns, as the hub's client matches them.
+    """Return the files whose name matches a pattern, by the rules of the hub's client.
 
     `*` matches across folders; `data/` means all files below `data`.
     """
@@ -98,14 +98,14 @@ def hash_tree(folder: Path) -> dict[str, FileEntry]:
 
 
 def move_files(names: Iterable[str], source: Path, target: Path) -> None:
-    """Move files to the same names below another folder of the same disk."""
+    """Move files to the same names below another folder on the same disk."""
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).replace(target / name)
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """Return the longest leading folder of a glob pattern that holds no wildcard."""
+    """Return the longest leading folder of a glob pattern without a wildcard."""
     base = pattern
     while any(c in str(base) for c in "*?["):
         base = base.parent

@@ -1,7 +1,7 @@
-"""Which files of a hub data set belong to a configuration and a split, as its page declares them.
+"""The files of a hub data set that belong to a configuration and split, as its page declares.
 
-The `datasets` library itself decides, at one commit: from `configs:` in the README, else from the
-names of folders and files. It runs no code of the repository (since datasets 4 it cannot).
+The `datasets` library decides, at one commit: from `configs:` in the README, otherwise from the
+names of folders and files. It runs no code of the repository (since datasets 4, it cannot).
 """
 
 import tempfile
@@ -12,9 +12,9 @@ from ft_pipeline.config.sources import HuggingFaceSource
 
 
 def list_data_files(name: str, source: HuggingFaceSource, commit: str) -> list[str]:
-    """Return the data files' names in the repository, of the declared config and split.
+    """Return the names of the repository's data files for the declared config and split.
 
-    Raises PipelineError where there are none of that config or split, and the clients' errors.
+    Raises PipelineError if that config or split has none, and passes on the clients' errors.
     """
     import datasets
 
@@ -52,7 +52,7 @@ def _name_in_repository(name: str, source: HuggingFaceSource, commit: str, file:
     if not file.startswith(prefix):
         raise PipelineError(
             f"source {name}: huggingface:{source.id} declares a data file outside its repository: "
-            f"{file}. Declare that one as a source of `kind: url`."
+            f"{file}. Declare that file as a source of `kind: url`."
         )
     return file.removeprefix(prefix)
 
@@ -76,6 +76,6 @@ def _wrong_split(name: str, source: HuggingFaceSource, splits: list[str]) -> Pip
 def _no_data_files(name: str, source: HuggingFaceSource, commit: str) -> PipelineError:
     return PipelineError(
         f"source {name}: huggingface:{source.id} at {commit[:7]} declares no data files; it may "
-        "hold a loading script, which is never run, or none of a known kind. Look at its files on "
-        f'the hub and name them: `{name}.files: ["data/*.jsonl"]` in sources.yaml.'
+        "hold a loading script, which is never run, or no file of a known type. Look at its files "
+        f'on the hub and name those to read: `{name}.files: ["data/*.jsonl"]` in sources.yaml.'
     )

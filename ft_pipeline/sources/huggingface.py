@@ -1,7 +1,7 @@
-"""Data set repositories of the Hugging Face hub, their files at one commit.
+"""Data set repositories on the Hugging Face hub, at one commit.
 
-The login is the hub's usual one (HF_TOKEN or `hf auth login`) and is read by the library alone.
-Files are downloaded as they are; no code of a repository is ever run.
+The login is the hub's usual one (HF_TOKEN or `hf auth login`); only the library reads it. Files are
+downloaded unchanged; no code of a repository is ever run.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ HUB_LOGIN = "run `hf auth login`, or set HF_TOKEN to a token from huggingface.co
 
 
 def resolve_commit(name: str, source: HuggingFaceSource) -> str:
-    """Return the commit (40 hex characters) behind the declared revision. Raises PipelineError."""
+    """Return the commit (40 hex characters) of the declared revision. Raises PipelineError."""
     from huggingface_hub import HfApi
 
     if source.revision and re.fullmatch(r"[0-9a-f]{40}", source.revision):
@@ -41,8 +41,8 @@ def resolve_commit(name: str, source: HuggingFaceSource) -> str:
 def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) -> None:
     """Download the declared files of one commit, unchanged, into `folder`.
 
-    Raises PipelineError with the remedy. The client repairs a transfer that breaks off; after one
-    that failed, the next run fetches what the hub's cache does not hold whole.
+    Raises PipelineError with the remedy. The client resumes interrupted transfers; after a failed
+    one, the next run fetches what the hub's cache does not hold completely.
     """
     try:
         with limited_hub(read_timeout()):
@@ -60,7 +60,7 @@ def download(name: str, source: HuggingFaceSource, revision: str, folder: Path) 
 
 
 def _download(name: str, source: HuggingFaceSource, commit: str) -> dict[str, Path]:
-    """Download into the hub's cache; return the wanted files there by name."""
+    """Download into the hub's cache; return the requested files there by name."""
     from huggingface_hub import snapshot_download
 
     patterns = list(source.files)
@@ -79,7 +79,7 @@ def _download(name: str, source: HuggingFaceSource, commit: str) -> dict[str, Pa
 
 
 def _check_access(source: HuggingFaceSource, commit: str) -> None:
-    """Ask what `datasets` asks first, which hides why it was refused. Raises the hub's error."""
+    """Send the first request of `datasets`, which hides refusals. Raises the hub's error."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -97,15 +97,16 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
     kind = type(error).__name__
     terms = "accept the terms on its page if there are any"
     if status == 401:
-        problem = "wants a login that it knows (HTTP 401)"
+        problem = "requires a valid login (HTTP 401)"
         remedy = (
             f"Check `{name}.id` in sources.yaml (a data set that does not exist looks like a "
-            f"private one), log in: {HUB_LOGIN}, and {terms}"
+            f"private one); to log in, {HUB_LOGIN}; and {terms}"
         )
     elif status == 403 or kind in ("GatedRepoError", "DisabledRepoError"):
-        problem = f"refuses access to this account (HTTP {status or 403})"
+        problem = f"refused access to this account (HTTP {status or 403})"
         remedy = (
-            f"With the account of the token, {terms}; else take a token that may read: {HUB_LOGIN}"
+            f"With the token's account, {terms}; otherwise use a token with read access: "
+            f"{HUB_LOGIN}"
         )
     elif status == 404:
         problem = f"has no such data set, revision or file (HTTP 404, {kind})"
@@ -114,16 +115,16 @@ def _explain(name: str, source: HuggingFaceSource, error: Exception) -> Pipeline
             f"{HUB_LOGIN}"
         )
     elif isinstance(error, OfflineModeIsEnabled):
-        problem, remedy = "was not asked, because HF_HUB_OFFLINE is set", "Unset HF_HUB_OFFLINE"
+        problem, remedy = "was not contacted, because HF_HUB_OFFLINE is set", "Unset HF_HUB_OFFLINE"
     elif is_disk_error(error):
         problem = f"sent files that cannot be written to the hub's cache ({error})"
-        remedy = "Free some space, or set HF_HOME to a folder on a larger disk that is writable"
+        remedy = "Free some space, or set HF_HOME to a writable folder on a larger disk"
     elif known := explain_answer(error, status):
         problem, remedy = known
     else:
-        problem = f"could not be reached, or the transfer broke off ({kind})"
+        problem = f"could not be reached, or the transfer was interrupted ({kind})"
         remedy = (
-            "Check the network and HF_ENDPOINT and run again; where the data set needs an account, "
+            "Check the network and HF_ENDPOINT, then run again; if the data set needs an account, "
             + HUB_LOGIN
         )
     return PipelineError(

@@ -1,7 +1,7 @@
-"""The drop folder: files that people put below `data/incoming/<source>/`, of whatever kind it is.
+"""The drop folder: files that people put below `data/incoming/<source>/`, for any kind of source.
 
-`data/incoming/trivia/mine/extra.csv` is read as one more file of `trivia`; in the artifact it is
-`incoming/mine/extra.csv`. Hidden files and those still being written are not there.
+`data/incoming/trivia/mine/extra.csv` is read as another file of `trivia`; in the artifact, it is
+`incoming/mine/extra.csv`. Hidden files and those still being written are ignored.
 
     revision "3"                              nothing was dropped
     revision "3+incoming:5d0c…"               the hash of the dropped files' names and contents
@@ -21,7 +21,7 @@ PREFIX = "incoming"
 
 
 def list_incoming(name: str, root: Path, own: Iterable[Path] = ()) -> dict[str, Path]:
-    """Return a source's dropped files by relative name, without those that it reads anyway."""
+    """Return a source's dropped files by relative name, without those it reads anyway."""
     folder = root / FOLDER / name
     if not folder.is_dir():
         return {}
@@ -31,14 +31,14 @@ def list_incoming(name: str, root: Path, own: Iterable[Path] = ()) -> dict[str, 
 
 
 def add_incoming(revision: str, files: dict[str, Path], stamp_file: Path) -> str:
-    """Return the revision with the dropped files' hash; the same revision where there are none."""
+    """Return the revision with the hash of dropped files, or unchanged if there are none."""
     if not files:
         return revision
     return revision + MARK + hash_json(hash_files(files, stamp_file))
 
 
 def split_revision(revision: str) -> tuple[str, str | None]:
-    """Return the upstream revision, and the hash of the dropped files where it has one."""
+    """Return the upstream revision, and the hash of dropped files if there is one."""
     upstream, mark, incoming = revision.rpartition(MARK)
     return (upstream, incoming) if mark else (revision, None)
 
@@ -46,10 +46,10 @@ def split_revision(revision: str) -> tuple[str, str | None]:
 def copy_incoming(
     name: str, files: dict[str, Path], expected: str, taken: Iterable[str], folder: Path
 ) -> None:
-    """Copy dropped files below a folder of their own in `folder`.
+    """Copy dropped files into a separate folder below `folder`.
 
-    `taken` are the names of the fetched files; none of them is below that folder. Raises
-    PipelineError where the files are not those whose hash is `expected`.
+    `taken` holds the names of the fetched files, which that folder must not contain. Raises
+    PipelineError if the files do not have the hash `expected`.
     """
     prefix = _free_prefix(taken)
     copy_files({f"{prefix}/{n}": path for n, path in files.items()}, folder)
@@ -57,16 +57,17 @@ def copy_incoming(
 
 
 def check_unchanged(name: str, where: str, copied: Path, expected: str) -> None:
-    """Raise PipelineError where copied files are not those whose hash is `expected`."""
+    """Raise PipelineError if copied files do not have the hash `expected`."""
     if hash_json({n: entry.sha256 for n, entry in hash_tree(copied).items()}) != expected:
         raise changed(name, where)
 
 
 def changed(name: str, where: str) -> PipelineError:
-    """Return the error about a local file that is not what was hashed before."""
+    """Return the error about a local file that changed since it was hashed."""
     return PipelineError(
-        f"source {name}: {where} changed while it was copied. Nothing was kept; run again when "
-        "nothing writes there. Where it says so again, its size and time hide a change: `touch` it."
+        f"source {name}: {where} changed during the copy. Nothing was kept; run again when "
+        "nothing writes there. If this error repeats, the file changed but kept its size and "
+        "time: `touch` it."
     )
 
 

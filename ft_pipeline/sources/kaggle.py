@@ -1,8 +1,8 @@
-"""Kaggle data sets, through kagglehub and the official SDK that it is built on.
+"""Kaggle data sets, through kagglehub and the official SDK below it.
 
 Credentials are Kaggle's usual ones (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or
-~/.kaggle/kaggle.json) and are read by the library alone. What the library logs and prints goes to
-stderr: stdout belongs to `ft-pipeline run --json`.
+~/.kaggle/kaggle.json) ; only the library reads them. What the library logs and prints goes to
+stderr, because stdout belongs to `ft-pipeline run --json`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ KAGGLE_LOGIN = (
 
 
 def resolve_version(name: str, source: KaggleSource) -> int:
-    """Ask Kaggle for the newest version number of a data set. Raises PipelineError."""
+    """Look up the newest version number of a data set. Raises PipelineError."""
     seconds = read_timeout()
     try:
         with limited_requests(seconds), contextlib.redirect_stdout(sys.stderr):
@@ -44,8 +44,9 @@ def resolve_version(name: str, source: KaggleSource) -> int:
     version = int(dataset.current_version_number)
     if version < 1:  # the client's default where the answer holds none
         raise PipelineError(
-            f"source {name}: Kaggle names no version of {source.handle}; it may still be "
-            f"processing it. Run again later, or pin `{name}.version` in sources.yaml. {SAMPLE}"
+            f"source {name}: Kaggle lists no version of {source.handle}; it may still be "
+            f"processing the data set. Run again later, or pin `{name}.version` in sources.yaml. "
+            f"{SAMPLE}"
         )
     return version
 
@@ -53,8 +54,8 @@ def resolve_version(name: str, source: KaggleSource) -> int:
 def download(name: str, source: KaggleSource, revision: str, folder: Path) -> None:
     """Download the declared files of one version, unchanged, into `folder`.
 
-    Raises PipelineError with the remedy, and OSError where the disk is full or cannot be written;
-    a download that breaks off leaves nothing in `folder`.
+    Raises PipelineError with the remedy, or OSError if the disk is full or cannot be written; an
+    interrupted download leaves nothing in `folder`.
     """
     seconds = read_timeout()
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def download(name: str, source: KaggleSource, revision: str, folder: Path) -> No
 
 
 def _shows_login(error: Exception) -> bool:
-    """Say whether an error quotes the login, as http.client does with a header it cannot send."""
+    """Say whether an error quotes the login, as http.client does for a header it cannot send."""
     secrets = (os.environ.get(name, "").strip() for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))
     return any(secret and secret in str(error) for secret in secrets)
 
@@ -94,16 +95,17 @@ def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError
     status = find_status(error)
     kind = type(error).__name__
     if _shows_login(error):
-        problem = f"was not asked, because the login cannot be sent ({kind})"
-        remedy = "Set KAGGLE_API_TOKEN to the token alone, without blanks or line breaks around it"
+        problem = f"was not contacted, because the login cannot be sent ({kind})"
+        remedy = "Set KAGGLE_API_TOKEN to just the token, without spaces or line breaks"
     elif status == 401:
-        problem = "wants a login that it knows (HTTP 401)"
-        remedy = f"Log in: {KAGGLE_LOGIN}"
+        problem = "requires a valid login (HTTP 401)"
+        remedy = f"To log in, {KAGGLE_LOGIN}"
     elif status == 403:
-        problem = "refuses access to this account (HTTP 403)"
+        problem = "refused access to this account (HTTP 403)"
         remedy = (
             f"Check `{name}.handle` in sources.yaml (a data set that does not exist can look like "
-            f"a private one), accept the terms on its page if there are any; else {KAGGLE_LOGIN}"
+            "a private one), accept the terms on its page if there are any; otherwise "
+            f"{KAGGLE_LOGIN}"
         )
     elif status == 404:
         problem = "has no such data set or version (HTTP 404)"
@@ -111,11 +113,13 @@ def _explain(name: str, source: KaggleSource, error: Exception) -> PipelineError
     elif known := explain_answer(error, status):
         problem, remedy = known
     elif isinstance(error, requests.exceptions.RequestException):
-        problem = f"could not be reached, or the transfer broke off ({kind})"
+        problem = f"could not be reached, or the transfer was interrupted ({kind})"
         remedy = (
-            f"Check the network and run again; where the data set needs an account, {KAGGLE_LOGIN}"
+            f"Check the network and run again; if the data set needs an account, {KAGGLE_LOGIN}"
         )
     else:
         problem = f"gave no usable answer ({kind}: {' '.join(str(error).split())})"
-        remedy = f"Check the network and run again; if it is about credentials, {KAGGLE_LOGIN}"
+        remedy = (
+            f"Check the network and run again; if the answer is about credentials, {KAGGLE_LOGIN}"
+        )
     return PipelineError(f"source {name}: Kaggle {problem} for {source.handle}. {remedy}. {SAMPLE}")

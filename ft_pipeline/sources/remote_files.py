@@ -1,8 +1,8 @@
-"""Files behind an fsspec address, such as `s3://bucket/folder/*.csv` or `gs://bucket/a.jsonl`.
+"""Files at an fsspec address, such as `s3://bucket/folder/*.csv` or `gs://bucket/a.jsonl`.
 
-The revision is a hash over each file's name and the mark by which its storage tells contents apart:
-an ETag or checksum, else size and modification time, else the hash of the content. Logins are the
-drivers' usual ones (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws).
+The revision is a hash over each file's name and what its storage offers to distinguish contents: an
+ETag or checksum, otherwise size and modification time, otherwise the hash of the content. Logins
+are the drivers' usual ones (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws).
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def is_remote(path: str) -> bool:
 
 
 def resolve_revision(name: str, source: FilesSource) -> str:
-    """Return the revision of what the address holds now. Raises PipelineError with the remedy."""
+    """Return the revision of the current content. Raises PipelineError with the remedy."""
     with _explained(name, source):
         filesystem, path = _connect(source)
         return _revision(filesystem, _list(name, source, filesystem, path))
@@ -39,8 +39,8 @@ def resolve_revision(name: str, source: FilesSource) -> str:
 def download(name: str, source: FilesSource, revision: str, folder: Path) -> None:
     """Download the files of one revision, unchanged, into `folder`, which is scratch.
 
-    Raises PipelineError with the remedy, also where the address holds another revision by now or
-    changes meanwhile.
+    Raises PipelineError with the remedy, also if the address now holds another revision or changes
+    during the download.
     """
     with _explained(name, source):
         filesystem, path = _connect(source)
@@ -52,7 +52,7 @@ def download(name: str, source: FilesSource, revision: str, folder: Path) -> Non
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(info["name"], str(target))
             if info.get("size") not in (None, target.stat().st_size):
-                raise ConnectionError(f"{relative} came incomplete")
+                raise ConnectionError(f"{relative} is incomplete")
         if _revision(filesystem, _list(name, source, filesystem, path)) != revision:
             raise _moved_on(name, source)
 
@@ -65,7 +65,7 @@ def _connect(source: FilesSource) -> tuple[Any, str]:
 
 
 def _list(name: str, source: FilesSource, filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
-    """Return what the storage says of each file, by relative name. Raises PipelineError."""
+    """Return what the storage reports for each file, by relative name. Raises PipelineError."""
     filesystem.invalidate_cache()
     base = path
     if any(c in path for c in "*?["):
@@ -81,15 +81,15 @@ def _list(name: str, source: FilesSource, filesystem: Any, path: str) -> dict[st
     listed = {n: info for n, info in finished(files).items() if _is_plain(n)}
     if not listed:
         raise PipelineError(
-            f"source {name}: {hide_login(source.path)} names no file. Expected a file, a folder "
-            f"with files, or a glob pattern that matches some. Change `{name}.path` in "
+            f"source {name}: {hide_login(source.path)} has no files. Expected a file, a folder "
+            f"with files, or a glob pattern that matches files. Change `{name}.path` in "
             f"sources.yaml. {SAMPLE}"
         )
     return listed
 
 
 def _is_plain(name: str) -> bool:
-    """Say whether a name is a path downwards without hidden parts; `..` is hidden, too."""
+    """Say whether a name leads downwards without hidden parts; `..` counts as hidden."""
     return all(part and not part.startswith(".") for part in name.split("/"))
 
 
@@ -122,6 +122,6 @@ def _explained(name: str, source: FilesSource) -> AbstractContextManager[None]:
 def _explain(name: str, source: FilesSource, error: Exception) -> PipelineError:
     problem, remedy = explain_storage(source.path, error)
     if isinstance(error, FileNotFoundError):
-        remedy = f"Check bucket and path of `{name}.path` in sources.yaml"
+        remedy = f"Check the bucket and path in `{name}.path` in sources.yaml"
     where = hide_login(source.path)
     return PipelineError(f"source {name}: {where} {problem}. {remedy}. {SAMPLE}")

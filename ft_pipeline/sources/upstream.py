@@ -1,7 +1,7 @@
 """The upstream revision of a source, and its files.
 
 A revision is a Kaggle version, a hub commit, an ETag, or the hash of local files; dropped files
-(incoming.py) are part of it. What was last resolved from the network lies in
+(incoming.py) are part of it. The last revision resolved from the network is recorded in
 `<store>/upstream/<source>.json`, for example
 
     {"source": "cot", "asked": {"kind": "huggingface", "id": "…"}, "revision": "9f1c…"}
@@ -52,7 +52,7 @@ READING = {"description", "licence", "sample", "observe_every", *HOW_READ}
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched: `files` holds sha256 and size in bytes by name in the artifact."""
+    """The result of a fetch: `files` holds sha256 and size in bytes by name in the artifact."""
 
     revision: str
     licence: str
@@ -61,7 +61,7 @@ class Fetched:
 
 
 def describe_request(source: AnySource) -> dict[str, Any]:
-    """Return the declared fields that decide which bytes are fetched, without any login."""
+    """Return the declared fields that decide which bytes to fetch, without any login."""
     # As JSON holds it: a tuple would never equal the list that was read back from the record.
     asked = source.model_dump(mode="json", exclude=READING)
     if isinstance(source, UrlSource):
@@ -77,16 +77,16 @@ def describe_request(source: AnySource) -> dict[str, Any]:
 
 
 def describe_reading(source: AnySource) -> dict[str, Any]:
-    """Return the declared fields that decide how a source's files are read, defaults left out."""
+    """Return the declared fields that decide how to read a source's files, without defaults."""
     return source.model_dump(mode="json", include=HOW_READ, exclude_defaults=True)
 
 
 def read_revision(
     name: str, source: AnySource, root: Path, store: Path, use_sample: bool
 ) -> str | None:
-    """Return the revision to build, without the network; None where none was resolved yet.
+    """Return the revision to build, without the network; None if none was resolved yet.
 
-    Raises PipelineError where a local file is missing.
+    Raises PipelineError if a local file is missing.
     """
     own = _local_files(name, source, root, use_sample)
     if own is None:
@@ -105,7 +105,7 @@ def read_revision(
 def resolve_revision(
     name: str, source: AnySource, root: Path, store: Path, unpushed: Unpushed | None = None
 ) -> str:
-    """Ask upstream for the newest revision and record it. Raises PipelineError with the remedy.
+    """Look up the newest revision and record it. Raises PipelineError with the remedy.
 
     `unpushed` is recorded with it. Returns what read_revision returns from now on.
     """
@@ -119,13 +119,13 @@ def resolve_revision(
 
 
 def read_record(name: str, source: AnySource, store: Path) -> UpstreamRecord | None:
-    """Return what was last resolved for just this declaration, if anything was."""
+    """Return what was last resolved for exactly this declaration, if anything."""
     record = _read(name, store)
     return record if record and record.asked == describe_request(source) else None
 
 
 def adopt_record(name: str, source: AnySource, store: Path, record: UpstreamRecord) -> bool:
-    """Record what another machine has resolved; False where it is of another declaration."""
+    """Record what another machine resolved; return False if its declaration differs."""
     if record.asked != describe_request(source):
         return False
     with changing(_record(name, store)):
@@ -134,7 +134,7 @@ def adopt_record(name: str, source: AnySource, store: Path, record: UpstreamReco
 
 
 def mark_pushed(record: UpstreamRecord, store: Path) -> None:
-    """Note that a record was pushed, unless another took its place meanwhile."""
+    """Note that a record was pushed, unless another has replaced it meanwhile."""
     file = _record(record.source, store)
     with changing(file):
         if _read(record.source, store) == record:
@@ -142,17 +142,17 @@ def mark_pushed(record: UpstreamRecord, store: Path) -> None:
 
 
 def is_local(source: AnySource) -> bool:
-    """Say whether a source is files of this machine, which are looked at without a network."""
+    """Say whether a source consists of local files, which need no network."""
     return isinstance(source, FilesSource) and not remote_files.is_remote(source.path)
 
 
 def fetch(
     name: str, source: AnySource, revision: str, root: Path, folder: Path, use_sample: bool
 ) -> Fetched:
-    """Bring the files of one revision, unchanged, into `folder`; a failure leaves nothing there.
+    """Fetch the files of one revision, unchanged, into `folder`; a failure leaves nothing there.
 
-    `revision` is what read_revision returned. Raises PipelineError with the remedy, also where
-    local files are not those of the revision any more, and OSError where the disk is full.
+    `revision` is what read_revision returned. Raises PipelineError with the remedy, also if local
+    files no longer match the revision, and OSError if the disk is full.
     """
     upstream, incoming = split_revision(revision)
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def fetch(
 def _local_files(
     name: str, source: AnySource, root: Path, use_sample: bool
 ) -> dict[str, Path] | None:
-    """Return the files of this machine that a source consists of; None where it is elsewhere."""
+    """Return the local files of a source; None if it is elsewhere."""
     if use_sample:
         sample = sample_file(name, source, root)
         return {sample.name: sample}
@@ -198,7 +198,7 @@ def _download(name: str, source: AnySource, revision: str, folder: Path) -> None
 
 
 def _copy(name: str, files: dict[str, Path], revision: str, use_sample: bool, folder: Path) -> None:
-    """Copy local files; raise PipelineError where the copies are not those of the revision."""
+    """Copy local files; raise PipelineError if the copies do not match the revision."""
     copy_files(files, folder)
     hashes = {n: entry.sha256 for n, entry in hash_tree(folder).items()}
     found = next(iter(hashes.values())) if use_sample else hash_json(hashes)
@@ -208,30 +208,34 @@ def _copy(name: str, files: dict[str, Path], revision: str, use_sample: bool, fo
 
 
 def _check_names(name: str, files: dict[str, FileEntry]) -> None:
-    """Raise PipelineError where a fetched file would be taken for one of the pipeline's own."""
+    """Raise PipelineError if a fetched file could be mistaken for one of the pipeline's own."""
     taken = [file for file in files if file.startswith(f"{META}/")]
     if taken:
         raise PipelineError(
-            f"source {name}: {taken[0]} lies in a folder `{META}`, which in an artifact holds the "
-            f"pipeline's own records. Leave it out by `{name}.files`, or fetch it by `kind: url`."
+            f"source {name}: {taken[0]} is in a folder `{META}`, which artifacts reserve for the "
+            f"pipeline's own records. Exclude it with `{name}.files`, or fetch it with `kind: "
+            "url`."
         )
 
 
 def sample_file(name: str, source: AnySource, root: Path) -> Path:
-    """Return the bundled sample of a source. Raises PipelineError where there is none."""
+    """Return the bundled sample of a source. Raises PipelineError if there is none."""
     if source.sample is None:
         raise PipelineError(
-            f"sources.yaml: {name}: has no `sample`, but a recipe says `use_samples: true`. "
+            f"sources.yaml: {name}: has no `sample`, but a recipe sets `use_samples: true`. "
             "Declare a sample file, or set `use_samples: false` to download the source."
         )
     file = root / source.sample
     if not file.is_file():
-        raise PipelineError(f"sources.yaml: {name}.sample: {file} does not exist.")
+        raise PipelineError(
+            f"sources.yaml: {name}.sample: {file} does not exist. Expected the bundled sample "
+            "file; correct the path."
+        )
     return file
 
 
 def _pinned(source: AnySource) -> str | None:
-    """Return the revision that the declaration itself names, if it does."""
+    """Return the revision that the declaration itself pins, if any."""
     if isinstance(source, KaggleSource) and source.version is not None:
         return str(source.version)
     if isinstance(source, UrlSource) and source.sha256 is not None:
@@ -240,13 +244,13 @@ def _pinned(source: AnySource) -> str | None:
 
 
 def _recorded(name: str, source: AnySource, store: Path) -> str | None:
-    """Return the revision that was last resolved for just this declaration."""
+    """Return the revision last resolved for exactly this declaration."""
     record = read_record(name, source, store)
     return None if record is None else record.revision
 
 
 def _ask(name: str, source: AnySource) -> str | None:
-    """Ask upstream for its newest revision; None for files of this machine."""
+    """Ask upstream for its newest revision; None for local files."""
     if isinstance(source, HuggingFaceSource):
         return huggingface.resolve_commit(name, source)
     if isinstance(source, KaggleSource):
@@ -257,7 +261,7 @@ def _ask(name: str, source: AnySource) -> str | None:
 
 
 def _read(name: str, store: Path) -> UpstreamRecord | None:
-    lost = f"source {name} counts as never resolved, and upstream is asked again"
+    lost = f"source {name} counts as never resolved and is looked up again"
     return read_file(_record(name, store), SHAPE, lost)
 
 

@@ -1,12 +1,12 @@
-"""One file behind an http or https address, through requests.
+"""One file at an http or https address, through requests.
 
-Its revision is what changes whenever the content does:
+Its revision changes whenever the content does:
 
     sha256:9f86…   the declared hash (nobody is asked), or that of the content
     etag:5d8c72    a strong ETag (RFC 9110, 8.8.3) of an answer whose end can be told
 
-The bytes are kept as they came. A login in the address is used, and shown nowhere; the better place
-is ~/.netrc, which requests reads by itself.
+The bytes are kept unchanged. A login in the address is used but never shown; ~/.netrc, which
+requests reads itself, is the better place.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class InsecureRedirect(requests.RequestException):
 
 
 def resolve_revision(name: str, source: UrlSource) -> str:
-    """Return the revision of what the address holds now. Raises PipelineError with the remedy."""
+    """Return the revision of the current content. Raises PipelineError with the remedy."""
     if source.sha256:
         return f"sha256:{source.sha256}"
     with _open(name, source) as response:
@@ -58,9 +58,9 @@ def resolve_revision(name: str, source: UrlSource) -> str:
 
 
 def download(name: str, source: UrlSource, revision: str, folder: Path) -> None:
-    """Download the file of one revision, unchanged, into `folder`, whole or not at all.
+    """Download the file of one revision, unchanged, into `folder`, completely or not at all.
 
-    Raises PipelineError with the remedy, also where the address holds another revision by now.
+    Raises PipelineError with the remedy, also if the address now holds another revision.
     """
     kind, _, expected = revision.partition(":")
     with _open(name, source) as response:
@@ -90,7 +90,7 @@ class _Session(requests.Session):
 
 @contextmanager
 def _open(name: str, source: UrlSource) -> Iterator[requests.Response]:
-    """Yield the answer, its body not yet read. Errors quote the address, so none is a cause."""
+    """Yield the answer with its body unread. Errors quote the address, so they are not chained."""
     seconds = read_timeout()
     with hidden_in_logs(), _Session() as session:
         for scheme in ("http://", "https://"):
@@ -130,7 +130,7 @@ def _read(
 
 
 def _strong_etag(response: requests.Response) -> str | None:
-    """Return the ETag if equal ETags mean equal bytes, and a body that breaks off would show."""
+    """Return the ETag if equal ETags mean equal bytes and a truncated body would be noticed."""
     etag = response.headers.get("ETag", "")
     ends = _length(response) is not None or "chunked" in response.headers.get(
         "Transfer-Encoding", ""
@@ -145,9 +145,9 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _file_name(source: UrlSource, response: requests.Response) -> str:
-    """Return the name that the server gives the file, else the address's; never a path.
+    """Return the file name from the server, otherwise from the address; never a path.
 
-    An address such as `/download` says less than the one that it redirects to.
+    An address such as `/download` says less than the one it redirects to.
     """
     header = Message()
     header["Content-Disposition"] = response.headers.get("Content-Disposition", "")
@@ -168,13 +168,14 @@ def _check_encoding(name: str, source: UrlSource, response: requests.Response) -
     encoding = _encoding(response)
     if encoding not in ("identity", *GZIP):
         raise PipelineError(
-            f"source {name}: {hide_secrets(source.url)} comes compressed as `{encoding}`, unasked. "
-            f"Expected the file itself, or gzip. Change `{name}.url` in sources.yaml."
+            f"source {name}: {hide_secrets(source.url)} came compressed as `{encoding}`, which "
+            f"was not requested. Expected the file itself, or gzip. Change `{name}.url` in "
+            "sources.yaml."
         )
 
 
 def _safe_name(written: str) -> str:
-    """Return the last part of a path without what no file name should hold; "" for none."""
+    """Return the last part of a path, without characters unfit for file names, or ""."""
     last = written.replace("\\", "/").rstrip("/").split("/")[-1]
     printable = "".join(c for c in last if c.isprintable()).strip().lstrip(".")
     return printable.encode()[-200:].decode(errors="ignore").lstrip(".")
@@ -182,8 +183,8 @@ def _safe_name(written: str) -> str:
 
 def _too_large(name: str, source: UrlSource, found: str) -> PipelineError:
     return PipelineError(
-        f"source {name}: {hide_secrets(source.url)} holds {found}; at most {source.max_bytes} are "
-        f"allowed. If the file is the right one, raise `{name}.max_bytes` in sources.yaml."
+        f"source {name}: {hide_secrets(source.url)} holds {found}; the limit is "
+        f"{source.max_bytes}. If this is the right file, raise `{name}.max_bytes` in sources.yaml."
     )
 
 
@@ -191,21 +192,21 @@ def _moved_on(name: str, source: UrlSource, found: str = "") -> PipelineError:
     where = hide_secrets(source.url)
     if source.sha256:
         return PipelineError(
-            f"source {name}: {where} holds another content than declared: expected sha256 "
-            f"{source.sha256}, found {found}. If the new one is right, change `{name}.sha256` in "
-            "sources.yaml."
+            f"source {name}: {where} has different content than declared: expected sha256 "
+            f"{source.sha256}, found {found}. If the new content is right, change `{name}.sha256` "
+            "in sources.yaml."
         )
     return PipelineError(
         f"source {name}: {where} has changed since its revision was recorded, and the old content "
-        f"is gone. To build from the new one: ft-pipeline refresh {name}"
+        f"is gone. To build from the new content: ft-pipeline refresh {name}"
     )
 
 
 def _refuse_redirect(name: str, source: UrlSource) -> PipelineError:
     return PipelineError(
-        f"source {name}: {hide_secrets(source.url)} redirects from https to http, where anyone on "
-        f"the way could change the file. Find an address that stays with https for `{name}.url` "
-        "in sources.yaml, or write http:// there if you accept that."
+        f"source {name}: {hide_secrets(source.url)} redirects from https to http, where anyone in "
+        f"between could change the file. Set `{name}.url` in sources.yaml to an address that "
+        "stays on https, or to http:// if you accept the risk."
     )
 
 
@@ -213,14 +214,17 @@ def _explain(
     name: str, source: UrlSource, error: Exception | None, status: int | None
 ) -> PipelineError:
     host = urlsplit(source.url).hostname
-    login = f"put a login for {host} into ~/.netrc (machine, login, password)"
+    login = f"put a login for {host} in ~/.netrc (machine, login, password)"
     if status == 401:
-        problem, remedy = "wants a login (HTTP 401)", f"{login.capitalize()}, or mend the one there"
+        problem, remedy = (
+            "requires a login (HTTP 401)",
+            f"{login.capitalize()}, or fix the one there",
+        )
     elif status == 403:
-        problem = "refuses access (HTTP 403)"
+        problem = "refused access (HTTP 403)"
         remedy = (
-            f"Check in a browser that you may download it; a signed address in `{name}.url` may "
-            f"have expired; where the host knows accounts, {login}"
+            f"Check in a browser that you may download the file; a signed address in `{name}.url` "
+            f"may have expired; if the host has accounts, {login}"
         )
     elif status in (404, 410):
         problem = f"has no such file (HTTP {status})"
@@ -229,7 +233,7 @@ def _explain(
         problem, remedy = known
     else:
         kind = f" ({type(error).__name__})" if error else ""
-        problem = f"could not be reached, or the transfer broke off{kind}"
+        problem = f"could not be reached, or the transfer was interrupted{kind}"
         remedy = f"Check the network and `{name}.url`, then run again"
     where = hide_secrets(source.url)
     return PipelineError(f"source {name}: {host} {problem} for {where}. {remedy}. {SAMPLE}")

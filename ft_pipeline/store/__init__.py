@@ -1,4 +1,4 @@
-"""Artifacts on disk and behind a remote, the row cache, and checks kept with them.
+"""Artifacts on disk and in a remote, the row cache, and checks stored with artifacts.
 
 It imports base.
 """

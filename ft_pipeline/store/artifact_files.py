@@ -1,6 +1,6 @@
-"""What artifacts hold that one package writes and another reads: names of files, and a value.
+"""File names and a value in artifacts that one package writes and another reads.
 
-Content stands at the top of an artifact, all else below META.
+Content is at the top of an artifact, everything else below META.
 """
 
 from ft_pipeline.base.hashing import META

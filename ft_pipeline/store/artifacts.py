@@ -31,7 +31,7 @@ Key = tuple[str, str]  # asset, fingerprint
 
 
 class Ingredients(ManifestPart):
-    """What was asked for: all that decides an artifact's content."""
+    """What was asked for: everything that decides an artifact's content."""
 
     code_version: str
     settings: dict[str, Any]
@@ -44,7 +44,7 @@ class Ingredients(ManifestPart):
         return hash_json(self.model_dump(mode="json"))
 
     def differences(self, other: "Ingredients") -> list[str]:
-        """Name each ingredient that differs, from `other` (old) to this one (new)."""
+        """List each ingredient that differs, from `other` (old) to this one (new)."""
         old, new = dict(list_leaves(other.model_dump())), dict(list_leaves(self.model_dump()))
         return [
             _describe_change(path, old.get(path), new.get(path))
@@ -77,7 +77,7 @@ class InputEntry(ManifestPart):
 
 
 class Manifest(ManifestPart):
-    """All that is known of one artifact; written last."""
+    """Everything known about one artifact; written last."""
 
     format: int = FORMAT
     asset: str
@@ -107,7 +107,7 @@ MANIFEST_SHAPE = TypeAdapter(Manifest)
 
 
 class Artifact(ManifestPart):
-    """A whole artifact in the local store."""
+    """A complete artifact in the local store."""
 
     path: Path
     manifest: Manifest
@@ -128,11 +128,11 @@ class Artifact(ManifestPart):
 
     @property
     def failed_checks(self) -> list[CheckResult]:
-        """The blocking checks that failed; with one of them it is not a usable input."""
+        """The blocking checks that failed; with any of them, it is not a usable input."""
         return [c for c in self.manifest.checks if c.blocking and not c.passed]
 
     def read_json(self, name: str) -> Any:
-        """Parse one of its JSON files, `name` relative to the artifact."""
+        """Parse one of the artifact's JSON files; `name` is relative to it."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
@@ -142,7 +142,7 @@ def name_of(asset: str) -> str:
 
 
 def recipe_of(asset: str) -> str:
-    """Return the recipe that an asset's key names; "" for the default's and shared ones."""
+    """Return the recipe in an asset's key; "" for the default recipe and shared assets."""
     return asset.rpartition("/")[0]
 
 
@@ -153,14 +153,14 @@ def compute_data_version(files: Mapping[str, FileEntry]) -> str:
 
 @cache
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Return major.minor of each installed distribution; "absent" where there is none."""
+    """Return major.minor of each installed distribution, or "absent"."""
     return {name: ".".join(find_version(name).split(".")[:2]) for name in names}
 
 
 def _describe_change(path: str, old: Any, new: Any) -> str:
     kind, _, name = path.partition(".")
     if kind == "inputs":
-        return f"input {name} has other content"
+        return f"content of input {name} changed"
     label = {"settings": f"setting {name}", "libraries": f"library {name}"}.get(
         kind, "code version"
     )

@@ -1,4 +1,4 @@
-"""Checks: sentences that must hold of an artifact. Nothing here knows Dagster.
+"""Checks: sentences that must hold for an artifact. Nothing here knows Dagster.
 
 A check reads the artifact (and its inputs) from the store. Its result is written into the
 artifact's manifest; an artifact with a failed blocking check is never a usable input.
@@ -43,7 +43,7 @@ class Check:
         )
 
     def stored_result(self, artifact: Artifact) -> CheckResult | None:
-        """Return the result in the manifest, if it is of this version."""
+        """Return the result in the manifest, if it has this version."""
         for result in artifact.manifest.checks:
             if result.name == self.name and result.version == self.version:
                 return result
@@ -51,7 +51,7 @@ class Check:
 
 
 def expect_zero(file: str, name: str, what: str) -> Callable[..., Verdict]:
-    """Return an evaluation that holds where the count `name` in a JSON report is zero."""
+    """Return an evaluation that holds if the count `name` in a JSON report is zero."""
 
     def evaluate(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
         count = artifact.read_json(file)[name]

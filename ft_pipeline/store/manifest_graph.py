@@ -1,9 +1,9 @@
-"""Who was made of what: the one walk over artifacts, up to the sources or down to the models.
+"""What was made from what: the one walk over artifacts, up to the sources or down to the models.
 
     [visit.node.asset for visit in walk_behind([model], graph.find)] →
         ["finetuned_model", "train_tokens", "train_set", "prompt_completions", "raw_trivia", …]
 
-A node is whatever knows its inputs: a manifest, or a receipt's record of one.
+A node is anything that knows its inputs: a manifest, or a receipt's record of one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,10 +29,10 @@ NodeT = TypeVar("NodeT", bound=Node)
 
 @dataclass(frozen=True)
 class Visit(Generic[NodeT]):
-    """A node that a walk came to.
+    """A node that a walk reached.
 
-    `name`: what the one that led here calls it; `given`: as that one recorded it. `node` is None
-    where nothing is known of it. `again`: the walk was here before and goes no further from here.
+    `name`: what its reader calls it; `given`: the reader's record of it. `node` is None if nothing
+    is known about it. `again`: the walk was here before and goes no further.
     """
 
     name: str
@@ -52,7 +52,7 @@ Following = Callable[[Visit[NodeT]], Iterable[Visit[NodeT]]]
 
 
 def walk(start: Iterable[Visit[NodeT]], following: Following[NodeT]) -> Iterator[Visit[NodeT]]:
-    """Yield the visits of a walk, depth first, each before those that follow it."""
+    """Yield the visits of a walk, depth first, parents before children."""
     seen: set[Key] = set()
     waiting = list(reversed(list(start)))
     while waiting:
@@ -70,10 +70,10 @@ def walk_behind(
     find: Callable[[InputEntry], NodeT | None],
     passes: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[Visit[NodeT]]:
-    """Walk from named nodes to all that they were made of, where the names of assets pass.
+    """Walk from named nodes to everything they were made from, if asset names pass the filter.
 
-    `find` says what is known of an input. What is known by another key than it was given (equal
-    content) is visited as what it is.
+    `find` returns what is known about an input. If it finds equal content under another key, the
+    visit shows that other key.
     """
 
     def list_inputs(visit: Visit[NodeT]) -> Iterator[Visit[NodeT]]:
@@ -95,21 +95,21 @@ class ManifestGraph:
         return self.manifests.get(given.key)
 
     def of(self, name: str) -> list[Manifest]:
-        """Return the manifests of an asset in every recipe, the newest first."""
+        """Return the manifests of an asset in every recipe, newest first."""
         found = [m for m in self.manifests.values() if m.name == name]
         return sorted(found, key=lambda m: m.created_at, reverse=True)
 
     def walk_behind(self, start: Iterable[Key]) -> Iterator[Visit[Manifest]]:
-        """Walk from artifacts to all that they were made of, by what their manifests name."""
+        """Walk from artifacts to everything they were made from, following their manifests."""
         nodes = [self.manifests[key] for key in start if key in self.manifests]
         return walk_behind([(node.name, node) for node in nodes], self.find)
 
     def walk_built(
         self, start: Manifest, passes: Callable[[Manifest], bool] = lambda manifest: True
     ) -> Iterator[Visit[Manifest]]:
-        """Walk from an artifact to all that was built from it and `passes`.
+        """Walk from an artifact to everything built from it that `passes`.
 
-        By content: what read an artifact of equal data version was made of the same.
+        Content decides: a reader of an artifact with equal data version was made from the same.
         """
 
         def list_readers(visit: Visit[Manifest]) -> Iterator[Visit[Manifest]]:

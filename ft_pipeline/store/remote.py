@@ -1,11 +1,11 @@
-"""The remote: a second level behind the local store, at any fsspec address (`FT_REMOTE`).
+"""The remote: a second storage level after the local store, at any fsspec address (`FT_REMOTE`).
 
     s3://team/ft/finetuned_model/8d2e…/adapter_model.safetensors
     s3://team/ft/finetuned_model/8d2e…/manifest.json     written last
     s3://team/ft/upstream/trivia.json                    the revision that was last resolved
 
-Files without a manifest are no artifact. FT_SOURCE_TIMEOUT bounds each small request; transfers
-keep their driver's time-outs. Logins are the drivers' usual ones, and no message holds them.
+Files without a manifest are not an artifact. FT_SOURCE_TIMEOUT limits each small request; transfers
+keep their driver's time-outs. Logins are the drivers' usual ones and appear in no message.
 """
 
 import logging
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteError(PipelineError):
-    """A remote that could not be asked, read or written."""
+    """A remote that could not be reached, read or written."""
 
 
 class Remote:
-    """Artifacts and upstream records behind one address."""
+    """Artifacts and upstream records at one address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -54,9 +54,9 @@ class Remote:
         return hide_secrets(self.address.rstrip("/"))
 
     def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
-        """Return an artifact's manifest; None where there is none that can be used.
+        """Return an artifact's manifest, or None if there is no usable one.
 
-        Raises RemoteError where the remote cannot be asked.
+        Raises RemoteError if the remote cannot be reached.
         """
         text = self._read(_key(asset, fingerprint, MANIFEST))
         if text is None:
@@ -67,7 +67,7 @@ class Remote:
             self._ignore(asset, fingerprint, error.fault)
             return None
         if manifest.format != FORMAT:
-            self._ignore(asset, fingerprint, f"format {manifest.format} is not read")
+            self._ignore(asset, fingerprint, f"format {manifest.format} is not supported")
             return None
         if problem := _find_contradiction(manifest, asset, fingerprint):
             self._ignore(asset, fingerprint, problem)
@@ -75,9 +75,9 @@ class Remote:
         return manifest
 
     def download(self, manifest: Manifest, folder: Path) -> None:
-        """Bring an artifact's files into `folder`, unverified; one that is not there is left out.
+        """Download an artifact's files into `folder`, unverified; missing ones are left out.
 
-        Raises RemoteError, and OSError where the local disk cannot be written.
+        Raises RemoteError, or OSError if the local disk cannot be written.
         """
         for name in manifest.files:
             target = folder / name
@@ -91,11 +91,11 @@ class Remote:
                     target.unlink(missing_ok=True)
 
     def upload(self, artifact: Artifact, replace: bool) -> bool:
-        """Push an artifact, its manifest last; say whether the remote now holds this fingerprint.
+        """Push an artifact, manifest last; return whether the remote now holds this fingerprint.
 
-        Another content of the same fingerprint that is there already stays, unless `replace`. One
-        with a failed blocking check is not pushed, but its verdict on equal content is. Raises
-        RemoteError.
+        Existing content under the same fingerprint stays, unless `replace`. An artifact with a
+        failed blocking check is not pushed; but if the remote has equal content, its verdict is.
+        Raises RemoteError.
         """
         manifest = artifact.manifest
         there = self.read_manifest(manifest.asset, manifest.fingerprint)
@@ -104,7 +104,7 @@ class Remote:
             return False
         if there is not None and not equal and not replace:
             logger.info(
-                "%s: %s holds other content of %s, which stays there",
+                "%s: %s already holds different content for %s; keeping that",
                 *(manifest.asset, self.shown, manifest.fingerprint),
             )
             return True
@@ -120,9 +120,9 @@ class Remote:
         return True
 
     def _put_files(self, artifact: Artifact) -> None:
-        """Push an artifact's files; all again where another machine ended its push meanwhile.
+        """Push an artifact's files; start over if another machine finished its push meanwhile.
 
-        Its files would else lie among these, under the manifest that is written next.
+        Otherwise its files could mix with these, under the manifest written next.
         """
         manifest = artifact.manifest
         seen = None
@@ -135,9 +135,9 @@ class Remote:
             seen = meanwhile
 
     def read_record(self, source: str) -> UpstreamRecord | None:
-        """Return the upstream record of a source; None where there is none that can be used.
+        """Return the upstream record of a source, or None if there is no usable one.
 
-        Raises RemoteError where the remote cannot be asked.
+        Raises RemoteError if the remote cannot be reached.
         """
         key = f"upstream/{source}.json"
         text = self._read(key)
@@ -163,11 +163,11 @@ class Remote:
         root = str(path).rstrip("/")
         if not root:
             raise RemoteError(
-                f"FT_REMOTE: {self.shown} names no bucket or folder. Expected an address such as "
-                "s3://bucket/folder, or a folder."
+                f"FT_REMOTE: {self.shown} names no bucket or folder. Set it to an address such as "
+                "s3://bucket/folder, or to a folder."
             )
         if "file" in filesystem.protocol and filesystem.isfile(root):
-            raise RemoteError(f"FT_REMOTE: {self.shown} is a file. Expected a folder.")
+            raise RemoteError(f"FT_REMOTE: {self.shown} is a file. Set it to a folder.")
         return filesystem, root
 
     @property
@@ -186,7 +186,7 @@ class Remote:
                 return None
 
     def _write(self, key: str, content: bytes) -> None:
-        """Write a small object so that readers see it whole."""
+        """Write a small object so that readers only ever see it whole."""
         with self._explained("write"):
             filesystem, root = self._connection
             path = f"{root}/{key}"
@@ -217,15 +217,16 @@ class Remote:
 
     @contextmanager
     def _explained(self, needed: str) -> Iterator[None]:
-        """Turn the drivers' errors, which may quote a login, into ones with a remedy.
+        """Turn driver errors, which may quote a login, into errors with a remedy.
 
-        A local disk that cannot take what is read raises its OSError.
+        A full or read-only local disk still raises its OSError.
         """
 
         def explain(error: Exception) -> RemoteError:
             problem, remedy = explain_storage(self.address, error, needed)
             return RemoteError(
-                f"FT_REMOTE: {self.shown} {problem}. {remedy}. To work without it: unset FT_REMOTE."
+                f"FT_REMOTE: {self.shown} {problem}. {remedy}. To work without a remote, unset "
+                "FT_REMOTE."
             )
 
         with explained(explain, to_disk=needed == "read"):
@@ -237,19 +238,19 @@ def _key(asset: str, fingerprint: str, name: str) -> str:
 
 
 def _find_contradiction(manifest: Manifest, asset: str, fingerprint: str) -> str | None:
-    """Say in what a manifest contradicts itself or its place; others may write to a remote."""
+    """Say how a manifest contradicts itself or its place; others may write to a remote."""
     if (manifest.asset, manifest.fingerprint) != (asset, fingerprint):
-        return f"it is that of {manifest.asset} {manifest.fingerprint}"
+        return f"it belongs to {manifest.asset} {manifest.fingerprint}"
     if manifest.ingredients.fingerprint != fingerprint:
-        return "its fingerprint is not that of its ingredients"
+        return "its fingerprint does not match its ingredients"
     if manifest.data_version != compute_data_version(manifest.files):
-        return "its data version is not that of its files"
+        return "its data version does not match its files"
     wrong = [name for name in manifest.files if not _is_plain(name)]
-    return f"it names the file {wrong[0]}" if wrong else None
+    return f"it lists the unsafe file name {wrong[0]}" if wrong else None
 
 
 def _is_plain(name: str) -> bool:
-    """Say whether a name stays below the artifact's folder and is not one of the store's own."""
+    """Say whether a name stays inside the artifact's folder and is not reserved by the store."""
     path = PurePosixPath(name)
     own = len(path.parts) == 1 and (name == MANIFEST or name.startswith("."))
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or own or not path.parts)
@@ -261,7 +262,7 @@ def _lacks_bucket(error: BaseException) -> bool:
 
 
 def _in_time(filesystem: Any, method: str, *arguments: Any) -> Any:
-    """Call a driver's method; one that stays silent is given up after FT_SOURCE_TIMEOUT."""
+    """Call a driver's method; give up after FT_SOURCE_TIMEOUT without an answer."""
     if not filesystem.async_impl:
         call: Callable[..., Any] = getattr(filesystem, method)
         return call(*arguments)

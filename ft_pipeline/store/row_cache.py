@@ -2,8 +2,8 @@
 
     <store>/rows/<kind>/<hash of the configuration>/000003/questions.arrow, bands.arrow, …
 
-A shard is a folder of Arrow IPC files, written aside and renamed: whole or absent. Readers map the
-files into memory. Writers hold the cache's lock from reading to appending.
+A shard is a folder of Arrow IPC files, written as a draft and renamed: complete or absent. Readers
+map the files into memory. Writers hold the cache's lock from reading to appending.
 """
 
 import logging
@@ -35,12 +35,12 @@ class RowCache:
 
     @classmethod
     def of(cls, root: Path, kind: str, configuration: Mapping[str, Any]) -> "RowCache":
-        """Return the cache of a kind of result and a configuration below `<store>/rows`."""
+        """Return the cache for a kind of result and a configuration below `<store>/rows`."""
         return cls(root / kind / hash_json(dict(configuration)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the right to append; the kernel frees it when this process ends."""
+        """Hold the lock for appending; the kernel frees it when this process ends."""
         with hold_lock(self.lock_file):
             self.lock_file.touch()  # its time is that of the cache's last use
             self._remove_drafts()
@@ -48,28 +48,28 @@ class RowCache:
 
     @contextmanager
     def try_locked(self) -> Iterator[bool]:
-        """Hold the same right if it is free, and say so. This is no use of the cache."""
+        """Hold the same lock if it is free; yield whether it is. Does not count as a use."""
         with try_lock(self.lock_file, create=True) as free:
             if free:
                 self._remove_drafts()
             yield free
 
     def read(self, names: Collection[str] = ()) -> list[Tables]:
-        """Return the tables (all, or these) of each shard by name, oldest first, mapped.
+        """Return the mapped tables (all, or these) of each shard by name, oldest shard first.
 
-        A damaged shard is left out, with a warning: what it held is computed again.
+        A damaged shard is left out, with a warning; its rows are recomputed.
         """
         return [tables for _, tables in self.read_shards(names)]
 
     def read_shards(self, names: Collection[str] = ()) -> Iterator[tuple[Path, Tables]]:
-        """Yield the folder of each shard with what `read` returns of it."""
+        """Yield the folder of each shard and what `read` returns for it."""
         for shard in self._list_shards():
             tables = _open_shard(shard, names)
             if tables is not None:
                 yield shard, tables
 
     def clear(self) -> None:
-        """Remove all shards; what was mapped of them stays readable. The caller holds the lock."""
+        """Remove all shards; tables already mapped stay readable. The caller holds the lock."""
         for shard in self._list_shards():
             shutil.rmtree(shard)
 
@@ -85,10 +85,10 @@ class RowCache:
         sync(self.folder)
 
     def compact(self, keep: Callable[[Tables], Tables], names: Collection[str] = ()) -> None:
-        """Replace each shard by the rows that `keep` returns of its tables (all, or these).
+        """Replace each shard by the rows that `keep` returns for its tables (all, or these).
 
-        A shard of which no row stays goes, and a damaged one: nobody can say what is in it. A new
-        shard is whole before the old one goes. The caller holds the lock.
+        Shards without remaining rows are removed, and so are damaged ones, whose content is
+        unknown. The new shard is complete before the old one goes. The caller holds the lock.
         """
         for shard in self._list_shards():
             tables = _open_shard(shard, names)
@@ -117,7 +117,7 @@ def _open_shard(shard: Path, names: Collection[str]) -> Tables | None:
     tables = {name: _read_table(shard / f"{name}.arrow") for name in chosen}
     whole = {name: table for name, table in tables.items() if table is not None}
     if not tables:
-        logger.warning("%s: damaged, its rows are computed again (no table in it)", shard)
+        logger.warning("%s: damaged (contains no table); its rows will be recomputed", shard)
     return whole if tables and len(whole) == len(tables) else None
 
 
@@ -125,7 +125,7 @@ def _read_table(file: Path) -> pa.Table | None:
     try:
         return map_table(file)
     except (pa.ArrowException, OSError) as error:
-        logger.warning("%s: damaged, its rows are computed again (%s)", file, error)
+        logger.warning("%s: damaged (%s); its rows will be recomputed", file, error)
         return None
 
 

@@ -1,12 +1,11 @@
-"""The local store of artifacts: `<store>/<asset key>/<fingerprint>/`, whole or absent.
+"""The local store of artifacts: `<store>/<asset key>/<fingerprint>/`, complete or absent.
 
 An artifact is written to a temporary sibling (`Draft`), its manifest last, synced, and renamed.
 Without a valid manifest it does not exist for readers.
 
-Where there is a remote (remote.py), an artifact that is not here is pulled from it, and what was
-published is pushed. `.unpushed` in an artifact's folder says that it was not pushed yet, and
-whether it replaces (`"new"`, `"replace"`); without that file the remote is not asked about an
-artifact that is here.
+With a remote (remote.py), missing artifacts are pulled from it, and published ones are pushed.
+`.unpushed` in an artifact's folder says that it is not pushed yet, and whether it replaces
+(`"new"`, `"replace"`); without that file, the remote is not asked about a local artifact.
 """
 
 import contextlib
@@ -63,12 +62,12 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedArtifact(PipelineError):
-    """A stored file that is not what its manifest says."""
+    """A stored file that does not match its manifest."""
 
 
 @dataclass
 class Draft:
-    """An artifact in the making. Content goes to `path`, all else to `path / "meta"`."""
+    """An artifact in the making. Content goes to `path`, everything else to `path / "meta"`."""
 
     asset: str
     ingredients: Ingredients
@@ -90,7 +89,7 @@ class Draft:
         return self.path / META
 
     def preview(self) -> Artifact:
-        """Return it as the artifact that it is going to be, for the checks to read."""
+        """Return the draft as the artifact it will become, for the checks to read."""
         files = _list_files(self.path)
         return Artifact(path=self.path, manifest=self._manifest(files, [], run_id=""))
 
@@ -121,7 +120,7 @@ class Draft:
 
 
 class Store:
-    """Artifacts on the local disk, and behind it those of a remote."""
+    """Artifacts on the local disk, with an optional remote."""
 
     def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root
@@ -133,19 +132,19 @@ class Store:
         return self.root / asset / fingerprint
 
     def checkpoints(self, asset: str, fingerprint: str) -> Path:
-        """Return the folder of a training's checkpoints; they are gone once it is published."""
+        """Return the folder of a training's checkpoints, which are removed once it is published."""
         return self.root / "checkpoints" / asset / fingerprint
 
     def find(self, asset: str, fingerprint: str) -> Artifact | None:
-        """Return the artifact, or None where there is no whole one; pull it where it is not here.
+        """Return the complete artifact, pulling it if it is not here, or None.
 
-        Raises DamagedArtifact where a file is not what the manifest says, RemoteError where it is
-        not here and the remote cannot be asked.
+        Raises DamagedArtifact if a file does not match the manifest, RemoteError if the artifact is
+        not here and the remote cannot be reached.
         """
         return self._find_here(asset, fingerprint) or self._pull(asset, fingerprint)
 
     def peek(self, asset: str, fingerprint: str) -> Artifact | None:
-        """Return what `find` returns without pulling it: of the remote's, only the manifest."""
+        """Return what `find` returns, but without pulling: from the remote, only the manifest."""
         found = self._find_here(asset, fingerprint)
         if found is not None or self.remote is None:
             return found
@@ -166,7 +165,7 @@ class Store:
             if manifest is None:
                 return None
             if manifest.format != FORMAT:
-                logger.warning("%s: manifest format %s is not read", folder, manifest.format)
+                logger.warning("%s: manifest format %s is not supported", folder, manifest.format)
                 return None
             artifact = Artifact(path=folder, manifest=manifest)
             try:
@@ -178,9 +177,9 @@ class Store:
             return artifact
 
     def mark_used(self, artifact: Artifact) -> bool:
-        """Note by its manifest's time that a run uses an artifact; False where it is gone.
+        """Note in its manifest's time that a run uses an artifact; return False if it is gone.
 
-        `gc` keeps what was built or used since the oldest run began that is still going.
+        `gc` keeps what was built or used since the oldest active run began.
         """
         try:
             os.utime(artifact.path / MANIFEST)
@@ -192,7 +191,7 @@ class Store:
 
     @contextmanager
     def running(self, run_id: str) -> Iterator[None]:
-        """Hold a mark for as long as a run lasts; its time is when the run began."""
+        """Hold a mark while a run lasts; the mark's time is when the run began."""
         with contextlib.ExitStack() as stack:
             # A store that cannot be written cannot be cleared either.
             with contextlib.suppress(OSError):
@@ -200,14 +199,14 @@ class Store:
             yield
 
     def read_manifest(self, asset: str, fingerprint: str) -> Manifest | None:
-        """Return an artifact's manifest without looking at its files; None where there is none."""
+        """Return an artifact's manifest without looking at its files, or None."""
         found = _read_manifest(self.folder(asset, fingerprint))
         if found is not None or self.remote is None:
             return found
         return self.remote.read_manifest(asset, fingerprint)
 
     def manifests(self, asset: str) -> list[Manifest]:
-        """Return the manifests of all artifacts of an asset, the newest first."""
+        """Return the manifests of all artifacts of an asset, newest first."""
         folders = (self.root / asset).glob("*/" + MANIFEST)
         found = [m for m in (_read_manifest(file.parent) for file in folders) if m is not None]
         return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
@@ -224,9 +223,9 @@ class Store:
     def draft(
         self, asset: str, ingredients: Ingredients, inputs: Mapping[str, Artifact]
     ) -> Iterator[Draft]:
-        """Open a folder for a new artifact; it is removed unless it was published.
+        """Open a folder for a new artifact; it is removed unless published.
 
-        Raises PipelineError with a remedy where the disk is full or cannot be written.
+        Raises PipelineError with a remedy if the disk is full or cannot be written.
         """
         parent = self.root / asset
         folder = parent / f"{ingredients.fingerprint}{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
@@ -242,9 +241,10 @@ class Store:
     def publish(
         self, draft: Draft, checks: list[CheckResult], run_id: str, replace: bool = False
     ) -> Artifact:
-        """Make a draft an artifact: sync its files, write the manifest, rename the folder; push it.
+        """Turn a draft into an artifact: sync files, write the manifest, rename the folder, push.
 
-        `replace`: the remote's artifact of the same fingerprint goes, too, if its content differs.
+        `replace`: also replace the remote's artifact of the same fingerprint, if its content
+        differs.
         """
         manifest = draft._manifest(_list_files(draft.path), checks, run_id)
         _mark_unpushed(draft.path, REPLACE if replace and self.remote is not None else NEW)
@@ -253,11 +253,11 @@ class Store:
         return artifact
 
     def push_pending(self, artifact: Artifact) -> None:
-        """Push an artifact if that was not done yet; a failure is a warning, and left for later."""
+        """Push an artifact that is not pushed yet; a failure is a warning, to be retried later."""
         marker = artifact.path / UNPUSHED
         if self.remote is None or not marker.is_file():
             return
-        lost = "it is pushed, but over nothing that the remote has"
+        lost = "the artifact is pushed, but replaces nothing in the remote"
         mark = read_record(marker, UNPUSHED_SHAPE, lost)
         try:
             pushed = self.remote.upload(artifact, replace=mark == REPLACE)
@@ -272,7 +272,7 @@ class Store:
                 marker.unlink()
 
     def _pull(self, asset: str, fingerprint: str) -> Artifact | None:
-        """Bring an artifact from the remote: whole or not at all. None where it has none."""
+        """Pull an artifact from the remote, completely or not at all; None if it has none."""
         if self.remote is None:
             return None
         manifest = self.remote.read_manifest(asset, fingerprint)
@@ -298,14 +298,14 @@ class Store:
             if remote.read_manifest(manifest.asset, manifest.fingerprint) != manifest:
                 raise RemoteError(
                     f"{manifest.asset}: {manifest.fingerprint} was replaced in {remote.shown} "
-                    "while it was pulled. Nothing was kept. Run again."
+                    "during the pull. Nothing was kept. Run again."
                 ) from error
             place = f"{remote.shown}/{manifest.asset}/{manifest.fingerprint}"
             text = str(error).replace(str(folder), place)
-            raise DamagedArtifact(f"{text} Nothing of what was pulled was kept.") from None
+            raise DamagedArtifact(f"{text} Nothing from the pull was kept.") from None
 
     def _install(self, folder: Path, manifest: Manifest) -> Artifact:
-        """Make a folder that holds all files the artifact of its manifest."""
+        """Install a complete folder as the artifact of its manifest."""
         sync_tree(folder)
         _write_manifest(folder, manifest)
         final = self.folder(manifest.asset, manifest.fingerprint)
@@ -320,7 +320,7 @@ class Store:
         return Artifact(path=final, manifest=manifest)
 
     def remove_checkpoints(self, asset: str, fingerprint: str) -> None:
-        """Remove what a training left to be continued from."""
+        """Remove the checkpoints of a training."""
         shutil.rmtree(self.checkpoints(asset, fingerprint), ignore_errors=True)
 
     def replace_checks(self, artifact: Artifact, checks: list[CheckResult]) -> Artifact:
@@ -334,16 +334,16 @@ class Store:
         return checked
 
     def lock_file(self, asset: str, fingerprint: str) -> Path:
-        """Return the file whose flock is the right to build one fingerprint, or to remove it."""
+        """Return the file whose lock (flock) allows building or removing one fingerprint."""
         return self.root / "locks" / f"{asset.replace('/', '.')}.{fingerprint}.lock"
 
     @contextmanager
     def lock(self, asset: str, fingerprint: str) -> Iterator[None]:
-        """Hold the right to build one fingerprint; the kernel frees it when this process ends.
+        """Hold the lock for building one fingerprint; the kernel frees it when this process ends.
 
-        Whoever holds it may ask for it again, as a pull does.
-        What a killed process left for the same fingerprint is cleared away: a draft is removed,
-        a whole artifact that was about to be replaced is put back.
+        The lock is reentrant, as pulls need. Leftovers of a killed process with the same
+        fingerprint are cleared: drafts are removed, and a complete artifact that was about to be
+        replaced is put back.
         """
         key = (asset, fingerprint)
         if key in self._held:
@@ -379,8 +379,8 @@ def _list_files(folder: Path) -> dict[str, FileEntry]:
     for name in (MANIFEST, STAMP, UNPUSHED):
         if (folder / name).exists():
             raise PipelineError(
-                f"{folder / name}: a content file has the name that the store keeps for its own "
-                "record. Rename it at its source."
+                f"{folder / name}: a content file has a name that the store reserves. Rename the "
+                "file at its source."
             )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
@@ -403,7 +403,7 @@ def _mark_unpushed(folder: Path, how: str) -> None:
 
 
 def _identify(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder's manifest from that of a later one at the same place."""
+    """Return what distinguishes a folder's manifest from a later one at the same place."""
     try:
         status = (folder / MANIFEST).stat()
     except OSError:
@@ -412,7 +412,7 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _verify_intact(artifact: Artifact) -> None:
-    """Raise DamagedArtifact where a file is not the one that the manifest lists."""
+    """Raise DamagedArtifact if a file does not match the manifest."""
     expected = artifact.manifest.files
     files = {name: artifact.path / name for name in expected}
     found = hash_files(files, artifact.path / STAMP)

@@ -1,11 +1,11 @@
-"""The record of what was last resolved of a source, here and in the remote.
+"""The record of the last resolved revision of a source, here and in the remote.
 
     <store>/upstream/cot.json
     {"source": "cot", "asked": {"kind": "huggingface", "id": "…"}, "revision": "9f1c…",
      "unpushed": "replace"}
 
-`unpushed` is this store's alone: the record was not pushed yet. `new`: only where the remote has
-none of the same declaration; `replace`: also over another machine's.
+`unpushed` exists only in this store: the record is not pushed yet. `new`: push only if the remote
+has none of the same declaration; `replace`: also over another machine's.
 """
 
 import json
@@ -17,7 +17,7 @@ Unpushed = Literal["new", "replace"]
 
 
 class UpstreamRecord(BaseModel):
-    """What was asked of upstream, and the revision that it answered."""
+    """What upstream was asked, and the revision it answered."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,11 +27,11 @@ class UpstreamRecord(BaseModel):
     unpushed: Unpushed | None = None
 
     def pushed(self) -> "UpstreamRecord":
-        """Return it as the remote has it."""
+        """Return the record as the remote stores it."""
         return self.model_copy(update={"unpushed": None})
 
     def to_json(self) -> str:
-        """Return its text."""
+        """Return the record as JSON text."""
         left_out = None if self.unpushed else {"unpushed"}
         return json.dumps(self.model_dump(mode="json", exclude=left_out), indent=1) + "\n"
 

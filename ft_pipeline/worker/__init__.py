@@ -1,4 +1,4 @@
-"""Everything with torch; started as `python -m ft_pipeline.worker`, imported by no other package.
+"""Everything with torch; started as `python -m ft_pipeline.worker`, never imported elsewhere.
 
 It imports base, config, process.tasks and the row cache of store; never dagster.
 """

@@ -1,4 +1,4 @@
-"""What this machine has, and what is chosen for it."""
+"""What this machine has, and the choices that follow from it."""
 
 import ctypes
 import gc
@@ -13,22 +13,22 @@ from ft_pipeline.base.processor import cpu_has_fast_bf16
 
 
 def choose_threads() -> int:
-    """Return the number of torch threads: FT_THREADS, else the cores that this process may use."""
+    """Return the number of torch threads: FT_THREADS, otherwise the cores this process may use."""
     named = os.environ.get("FT_THREADS")
     if named:
         if not named.isdigit() or int(named) < 1:
-            raise PipelineError(f"FT_THREADS is {named!r}; expected a whole number from 1.")
+            raise PipelineError(f"FT_THREADS is {named!r}. Expected a whole number of 1 or more.")
         return int(named)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def choose_device() -> str:
-    """Return `cuda` where a GPU can be used, else `cpu`."""
+    """Return `cuda` if a GPU is usable, otherwise `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def has_fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or cpu_has_fast_bf16."""
+    """Whether bfloat16 is faster than float32: a GPU since Ampere, or cpu_has_fast_bf16."""
     if choose_device() == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
     return cpu_has_fast_bf16()
@@ -37,8 +37,8 @@ def has_fast_bf16() -> bool:
 def choose_dtype(precision: str) -> torch.dtype:
     """Return the compute dtype for a recipe's `precision`.
 
-    `auto`: bf16 where it is fast; else fp16 on a GPU, fp32 on a CPU.
-    Raises PipelineError for fp16 on a CPU, which has no fast half precision.
+    `auto`: bf16 if it is fast; otherwise fp16 on a GPU, fp32 on a CPU. Raises PipelineError for
+    fp16 on a CPU, which has no fast half precision.
     """
     if precision == "auto":
         on_gpu = choose_device() == "cuda"
@@ -51,12 +51,12 @@ def choose_dtype(precision: str) -> torch.dtype:
 
 
 def name_dtype(dtype: torch.dtype) -> str:
-    """Return what a model's config calls it: `bfloat16`."""
+    """Return a dtype's name in a model's config, such as `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
 def peak_memory_mb() -> float:
-    """Return the peak memory of this process in MB: of the GPU where one is used, else resident."""
+    """Return this process's peak memory in MB: on the GPU if one is used, otherwise resident."""
     if choose_device() == "cuda":
         return float(torch.cuda.max_memory_allocated()) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux (getrusage(2))
@@ -64,7 +64,7 @@ def peak_memory_mb() -> float:
 
 
 def free_memory() -> None:
-    """Give back what no name refers to any more, on a GPU too, and begin its peak anew."""
+    """Free unreferenced memory, also on a GPU, and reset its peak."""
     gc.collect()
     if choose_device() == "cuda":
         torch.cuda.empty_cache()
@@ -72,9 +72,9 @@ def free_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Give the free pages of glibc's heap back to the system, where there is one.
+    """Return the free pages of glibc's heap to the system, if there is one.
 
-    Between batches of changing lengths it would go on growing (docs/decisions.md).
+    Otherwise it keeps growing over batches of different lengths (docs/decisions.md).
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -82,7 +82,7 @@ def trim_heap() -> None:
 
 
 def describe_hardware() -> dict[str, str | int]:
-    """Return what may differ between machines; goes into manifest and receipt."""
+    """Return what may differ between machines, for manifest and receipt."""
     device = choose_device()
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

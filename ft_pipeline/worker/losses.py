@@ -1,10 +1,10 @@
-"""Losses on a completion's tokens, from hidden states: no logits where nothing is trained.
+"""Losses on completion tokens, from hidden states, without logits for untrained positions.
 
-The language-model head is applied to trained positions only, a chunk of them at a time, and the
-gradient of each chunk is made beside its loss. So [tokens, vocabulary] is never there in float32 as
-a whole, forward or backward (at a vocabulary of 128,256 that is 0.5 GB for a thousand tokens, and
-as much again for the gradient), and no logits are made twice. The idea is Liger's fused linear
-cross-entropy (arXiv 2410.10989); here it serves any loss that knows its gradient, on any device.
+The language-model head is applied only to trained positions, one chunk at a time, and each chunk's
+gradient is computed with its loss. So the full [tokens, vocabulary] never exists in float32,
+forward or backward (at a vocabulary of 128,256 that is 0.5 GB per thousand tokens, and as much
+again for the gradient), and no logits are computed twice. The idea is Liger's fused linear
+cross-entropy (arXiv 2410.10989); here it works for any loss that knows its gradient, on any device.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ LogitLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 
 def select_trained(hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the states that predict a trained token, and these tokens.
+    """Return the states that predict a trained token, and those tokens.
 
     `hidden`: float[batch, length, width], `labels`: int[batch, length] with −100 where nothing is
     trained; returns float[trained, width] and int[trained].
@@ -40,7 +40,7 @@ def sum_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sum of all tokens' losses, which has a gradient, and each loss, float32[trained].
 
-    `hidden`: float[trained, width]. For no token the sum is zero, with a gradient of zero.
+    `hidden`: float[trained, width]. Without tokens, the sum is zero, with a gradient of zero.
     """
     if not len(hidden):
         return hidden.float().sum() * 0.0, hidden.new_zeros(0, dtype=torch.float32)
@@ -125,17 +125,17 @@ def _is_plain(head: Any, logits: torch.Tensor) -> bool:
 
 
 def cut_positions(hidden: torch.Tensor, head: Any) -> list[slice]:
-    """Return parts of the positions whose logits are not more than CHUNK_ELEMENTS."""
+    """Return chunks of positions whose logits do not exceed CHUNK_ELEMENTS."""
     vocab_size = int(getattr(head, "out_features", 0) or head(hidden[:1]).shape[-1])
     size = max(1, CHUNK_ELEMENTS // vocab_size)
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 
 def find_body_and_head(model: Any) -> tuple[Any, Head] | None:
-    """Return what makes hidden states and what makes logits of them.
+    """Return the function that computes hidden states and the one that turns them into logits.
 
-    None where the model does something to its logits that this would leave out (soft-capping and
-    scaling in Gemma, Cohere and Granite): its own loss is taken then.
+    None if the model changes its logits afterwards (soft-capping and scaling in Gemma, Cohere and
+    Granite): its own loss is then used.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal.config.get_text_config()
@@ -147,11 +147,11 @@ def find_body_and_head(model: Any) -> tuple[Any, Head] | None:
 
 
 def require_body_and_head(model: Any, role: str) -> tuple[Any, Head]:
-    """Return the same of a distillation's `teacher` or `student`; raises PipelineError for None."""
+    """Return the same for a distillation's `teacher` or `student`, or raise PipelineError."""
     parts = find_body_and_head(model)
     if parts is None:
         raise PipelineError(
-            f"distillation.{role}: {type(model).__name__} changes its logits behind its head "
+            f"distillation.{role}: {type(model).__name__} changes its logits after its head "
             f"(soft-capping or scaling), which is not supported. Choose another {role}."
         )
     return parts

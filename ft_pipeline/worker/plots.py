@@ -1,4 +1,4 @@
-"""Pictures for the asset pages: small PNG files, drawn without a display."""
+"""Plots for the asset pages: small PNG files, drawn without a display."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def plot_lengths(lengths: Sequence[int], max_length: int, target: Path) -> None:
     if max(lengths) > 0.7 * max_length:
         axes.axvline(max_length, color="#c0392b", linestyle="--", label="max_length")
         axes.legend(frameon=False)
-    axes.set_xlabel("tokens in an example")
+    axes.set_xlabel("tokens per example")
     axes.set_ylabel("examples")
     _save(figure, target)
 
@@ -37,7 +37,7 @@ def plot_training(records: Sequence[dict[str, Any]], artifact: Path) -> None:
         points = [r["step"] for r in evaluated], [r["eval_loss"] for r in evaluated]
         axes.plot(*points, color="#e07a1f", marker="o", markersize=4, label="validation")
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss (nats per token)")
     axes.legend(frameon=False)
     _save(figure, artifact / LOSS_PICTURE)
     figure, axes = pyplot.subplots(figsize=(6, 2), dpi=80)
@@ -48,7 +48,7 @@ def plot_training(records: Sequence[dict[str, Any]], artifact: Path) -> None:
 
 
 def _smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average, as TensorBoard draws it."""
+    """Exponential moving average, as in TensorBoard."""
     smoothed: list[float] = []
     for value in values:
         last = smoothed[-1] if smoothed else value

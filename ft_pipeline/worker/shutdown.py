@@ -1,7 +1,7 @@
-"""Graceful shutdown: SIGTERM sets a flag, so that a training can write its checkpoint first.
+"""Graceful shutdown: SIGTERM sets a flag, so that a training writes its checkpoint first.
 
-Launcher and reaper wait for the seconds in `shutdown.json` of the run folder, if they are more than
-their own.
+Launcher and reaper wait for the seconds in `shutdown.json` in the run folder, if that is longer
+than their own limit.
 """
 
 import json
@@ -18,14 +18,14 @@ logger = logging.getLogger("ft_pipeline.worker")
 
 
 class GracefulShutdown(Exception):
-    """The run was asked to end, and has written its checkpoint."""
+    """The run was asked to shut down, and has written its checkpoint."""
 
 
 class ShutdownRequest:
     """Whether this process was asked to shut down.
 
-    Further signals change nothing: launcher, reaper and the watch for the parent may all send one,
-    and whoever asks sends SIGKILL when the announced time is over.
+    Further signals change nothing: launcher, reaper and the parent watch may all send one, and the
+    sender follows up with SIGKILL after the announced time.
     """
 
     def __init__(self, run_folder: Path | None = None) -> None:
@@ -35,7 +35,7 @@ class ShutdownRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over SIGTERM for the length of a `with` block."""
+        """Handle SIGTERM within a `with` block."""
         before = signal.signal(signal.SIGTERM, self._handle)
         try:
             yield
@@ -43,7 +43,7 @@ class ShutdownRequest:
             signal.signal(signal.SIGTERM, before)
 
     def expect(self, seconds: float) -> None:
-        """Remember how long a step or evaluation takes; so long the checkpoint may be in coming."""
+        """Remember how long a step or evaluation takes, which may delay the checkpoint."""
         if seconds > self._seconds:
             self._seconds = seconds
             if self.asked:

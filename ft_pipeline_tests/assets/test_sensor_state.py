@@ -32,7 +32,7 @@ def test_a_change_is_requested_once_for_each_recipe() -> None:
     for _ in range(3):
         again = decide(first.watch, "2", readers, now=1)
         assert again.requests == ()
-        assert again.reason == "nothing is new"
+        assert again.reason == "nothing new"
 
 
 def test_a_revision_that_comes_back_is_requested_under_another_key() -> None:

@@ -192,11 +192,11 @@ def test_every_damage_is_named_with_its_file_and_what_is_done(
     [
         (b"", "is empty"),
         (b"\n", "is empty"),
-        (b'{"step": 1', "cut off or not JSON (EOF while parsing an object at line 1 column 10)"),
-        (b'{"step": 1, "files": {"a": "\xff"}}', "cut off or not JSON ("),
-        (b'{"step": 1}', "not the record that was expected (files: Field required)"),
-        (b'{"step": 1, "files": {"a": 7}}', "not the record that was expected (files.a: "),
-        (b"[]", "not the record that was expected (the whole record: "),
+        (b'{"step": 1', "truncated or not JSON (EOF while parsing an object at line 1 column 10)"),
+        (b'{"step": 1, "files": {"a": "\xff"}}', "truncated or not JSON ("),
+        (b'{"step": 1}', "not the expected record (files: Field required)"),
+        (b'{"step": 1, "files": {"a": 7}}', "not the expected record (files.a: "),
+        (b"[]", "not the expected record (the whole record: "),
     ],
 )
 def test_a_fault_says_what_is_wrong(content: bytes, fault: str) -> None:
@@ -225,7 +225,9 @@ def test_what_cannot_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> None:
         lambda: read_record(tmp_path, SHAPE, "it is made again"),
         lambda: read_lines(tmp_path),
     ):
-        with pytest.raises(PipelineError, match=r"cannot be read \(Is a directory\)\. Let this"):
+        with pytest.raises(
+            PipelineError, match=r"cannot be read \(Is a directory\)\. Make it readable"
+        ):
             read()
 
 
@@ -254,7 +256,7 @@ def test_lines_that_were_cut_off_are_named(
     file.write_bytes(b"a\nb")
     assert read_lines(file) == ["a", "b"]
     (named,) = read_names(caplog, file)
-    assert "line 2, the last, has no line end" in named
+    assert "its last line (2) has no line end" in named
     for content, fault in ((b"", "is empty"), (b"a\n\xe9\n", "cannot be read as UTF-8")):
         file.write_bytes(content)
         with pytest.raises(DamagedRecord, match=f"list.txt: {fault}"):

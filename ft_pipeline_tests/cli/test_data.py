@@ -104,13 +104,16 @@ def test_examples_are_shown_with_the_tokens_that_are_trained(project: TinyProjec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trace",), "name an asset, or a row by --row"),
-        (("trace", "--row", "0" * 32), "in no stored build of prompt_completions"),
+        (("trace",), "give an asset, --row with a row_id"),
+        (("trace", "--row", "0" * 32), "not found in any stored build of prompt_completions"),
         (("trace", "train_sett"), "Did you mean `train_set`?"),
         (("forget", "--match", " "), "it would match every row"),
         (("examples", "show", "--task", "quizz"), "no task `quizz`"),
         (("examples", "show", "--side", "test"), "expected train or val"),
-        (("examples", "show", "--id", "0123456789"), "no example of prompt_completions begins so"),
+        (
+            ("examples", "show", "--id", "0123456789"),
+            "no example_id in prompt_completions starts like this",
+        ),
     ],
 )
 def test_wrong_use_is_answered(
@@ -166,7 +169,7 @@ def test_rows_are_searched_in_all_recipes_and_in_columns_of_their_templates(
 
     project.edit_recipe(read_people, "mine")
     before = project.run("ft-pipeline", "forget", "--match", "Zo\u00e9 Low")
-    assert "not searched, as the store does not have them: raw_people_full" in before.stderr
+    assert "Not searched, because the store does not have them: raw_people_full" in before.stderr
     done = project.run("ft-pipeline", "run", "--recipe", "mine", "--to", "raw_people")
     assert done.returncode == 0, done.stderr
     (found,) = ask(project, "forget", "--match", "zo\u00e9 low")
@@ -183,7 +186,7 @@ def test_files_that_cannot_be_read_are_named(project: TinyProject) -> None:
     Path(os.fsdecode(folder + b"/caf\xe9.csv")).write_text("question\n", encoding="utf-8")
     done = project.run("ft-pipeline", "run", "--to", "raw_trivia")
     assert done.returncode == 1
-    assert "the file's name is not UTF-8" in done.stderr and "Traceback" not in done.stderr
+    assert "the file name is not UTF-8" in done.stderr and "Traceback" not in done.stderr
     shutil.rmtree(folder)
     (project.root / "data" / "forget.txt").write_bytes(b"# caf\xe9\n")
     done = project.run("ft-pipeline", "status")

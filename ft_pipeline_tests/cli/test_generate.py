@@ -218,7 +218,7 @@ def test_reader_that_has_seen_enough_ends_it_quietly(answering: Answering) -> No
 def test_workers_error_is_the_commands(answering: Answering, tmp_path: Path) -> None:
     done = generate(answering, "--adapter", str(tmp_path), "--prompt", PROMPT)
     assert done.returncode == 1
-    assert f"{tmp_path}: holds no adapter, it has no adapter_config.json" in done.stderr
+    assert f"{tmp_path}: not an adapter, because it has no adapter_config.json" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
 
 
@@ -238,16 +238,16 @@ def test_missing_model_names_the_command_and_torch_is_not_imported(
 @pytest.mark.parametrize(
     ("adapters", "changed", "message"),
     [
-        (("finetuned_model=x",), {}, "`x` is not a weight"),
+        (("finetuned_model=x",), {}, "`x` is not a number"),
         (("finetuned_model=nan",), {}, "weight"),
-        (("finetuned_mode",), {}, "no such folder .* Did you mean `finetuned_model`"),
-        (("base_model",), {}, "no such folder .* no asset with an adapter"),
+        (("finetuned_mode",), {}, "neither a folder .* Did you mean `finetuned_model`"),
+        (("base_model",), {}, "neither a folder .* nor an asset with an adapter"),
         (
             ("other/finetuned_model",),
             {},
             "ce_model, quiz/finetuned_model",
         ),
-        (("finetuned_model",), {"base_alone": True}, "give it or --adapter, not both"),
+        (("finetuned_model",), {"base_alone": True}, "Give either --base or --adapter"),
         ((), {"prompt": " \n"}, "the prompt is empty"),
         ((), {"sampling": {"top_p": 2.0}}, "generate: top_p: .*less than or equal to 1"),
     ],
@@ -295,7 +295,9 @@ def test_prompt_that_does_not_fit_is_refused(answering: Answering) -> None:
     from ft_pipeline.worker.inference import generate as worker
 
     task = answering.define(base_alone=True, sampling={"max_new_tokens": 1020})
-    with pytest.raises(PipelineError, match=r"answer may have 1020; the model's context is 1024"):
+    with pytest.raises(
+        PipelineError, match=r"answer may have 1020, but the model's context is 1024"
+    ):
         worker.run(task)
 
 
@@ -310,5 +312,7 @@ def test_system_turn_comes_before_the_prompt(answering: Answering) -> None:
         "<|im_start|>assistant\n"
     )
     tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
-    with pytest.raises(PipelineError, match=r"refuses this chat: no system turn.*leave --system"):
+    with pytest.raises(
+        PipelineError, match=r"refuses this chat: no system turn.*leave out --system"
+    ):
         encode_prompt(tokenizer, "Ask.", "Be short.")

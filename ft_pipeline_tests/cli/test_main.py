@@ -35,7 +35,7 @@ def empty(fresh_project: TinyProject, tmp_path: Path) -> TinyProject:
         (("refresh",), 1, "recipe quiz reads the bundled samples"),
         (("recipe", "check", "nothing.yaml"), 1, "nothing.yaml: no such file"),
         (("recipe", "new", "Bad-Name"), 1, "recipe name `Bad-Name`"),
-        (("recipe", "new", "quiz"), 1, "exists already"),
+        (("recipe", "new", "quiz"), 1, "already exists"),
         (("recipe", "new", "mine", "--from", "quizz"), 1, "Did you mean `quiz`?"),
         (("run", "--nonsense"), 2, "No such option: --nonsense"),
         (("nonsense",), 2, "No such command 'nonsense'"),
@@ -143,7 +143,7 @@ def without_weights(project: TinyProject) -> None:
         (without_column, "raw_trivia", "no column `question`. Found: category, type"),
         (replace_sample(b""), "raw_trivia", "trivia.csv: the file is empty"),
         (replace_sample(b"PK\x03\x04\0\0\0"), "raw_trivia", "trivia.csv: a binary file"),
-        (without_answers, "prompt_completions", "rows was rejected: 61 × missing_answer"),
+        (without_answers, "prompt_completions", "rows were rejected: 61 × missing_answer"),
         (
             edited("examples", split={"validation_fraction": 1e-6}),
             "prompt_completions",
@@ -158,7 +158,7 @@ def without_weights(project: TinyProject) -> None:
         pytest.param(
             edited("tokens", max_length=8),
             "train_tokens",
-            "tokens.max_length 8 is shorter than every one",
+            "tokens.max_length 8 is less than the length of each",
             marks=pytest.mark.slow,
         ),
     ],

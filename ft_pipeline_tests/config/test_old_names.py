@@ -24,8 +24,8 @@ def test_an_old_value_is_taken_as_the_new_one_with_a_note(
     new = parse_recipe(recipe(control_tokens="sanitize"), "mine.yaml", ("trivia", "cot"))
     assert old == new
     assert caplog.messages == [
-        "mine.yaml: examples.control_tokens: `neutralize` is called `sanitize` now; please write "
-        "that."
+        "mine.yaml: examples.control_tokens: `neutralize` is now called `sanitize`; please use "
+        "the new name."
     ]
 
 
@@ -37,13 +37,14 @@ def test_an_old_field_goes_to_its_new_place(
     rename_old(data, "mine.yaml")
     assert data == {"training": {"seed": 2, "optimizer": {"rate": 1}}}
     assert caplog.messages == [
-        "mine.yaml: `training.rate` is called `training.optimizer.rate` now; please write that."
+        "mine.yaml: `training.rate` is now called `training.optimizer.rate`; please use the "
+        "new name."
     ]
 
 
 def test_a_field_by_both_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(old_names, "OLD_FIELDS", {"training.rate": "training.speed"})
-    with pytest.raises(SettingsError, match=r"training\.rate and training\.speed are one setting"):
+    with pytest.raises(SettingsError, match=r"training\.rate is the old name of training\.speed"):
         rename_old({"training": {"rate": 1, "speed": 2}}, "mine.yaml")
 
 

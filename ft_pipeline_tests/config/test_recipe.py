@@ -146,7 +146,7 @@ REMOVED = object()
             "quizz_set",
             [
                 "examples: inputs.0.templates.1: ",
-                "template `quizz_set` does not fit parser `trivia`, which feeds quiz_question",
+                "template `quizz_set` does not fit parser `trivia`. Its templates: quiz_question",
                 "Did you mean `quiz_set`?",
             ],
             id="item of a list not one of the choices",
@@ -155,15 +155,15 @@ REMOVED = object()
             "examples.inputs.1.templates",
             ["quiz_set"],
             [
-                "examples: inputs.1.templates.0: template `quiz_set` does not fit parser `cot`, "
-                "which feeds chain_of_thought"
+                "examples: inputs.1.templates.0: template `quiz_set` does not fit parser `cot`. "
+                "Its templates: chain_of_thought"
             ],
             id="template of another parser",
         ),
         pytest.param(
             "examples.inputs.1.source",
             "trivia",
-            ["examples: a source is named twice"],
+            ["examples: the same source is named twice"],
             id="source named twice",
         ),
         pytest.param(
@@ -171,7 +171,7 @@ REMOVED = object()
             "trivai",
             [
                 "examples.inputs.0.source: no source `trivai` in sources.yaml",
-                "Declared there: trivia, cot.",
+                "Declared: trivia, cot.",
                 "Did you mean `trivia`?",
             ],
             id="unknown source",
@@ -179,13 +179,13 @@ REMOVED = object()
         pytest.param(
             "base_model",
             REMOVED,
-            ["base_model: required, and not given."],
+            ["base_model: required, but missing."],
             id="missing section",
         ),
         pytest.param(
             "examples.inputs.1.source",
             REMOVED,
-            ["examples.inputs.1.source: required, and not given."],
+            ["examples.inputs.1.source: required, but missing."],
             id="missing field in an item of a list",
         ),
         pytest.param(
@@ -203,19 +203,19 @@ REMOVED = object()
         pytest.param(
             "base_model",
             {"id": "meta-llama/Llama-3.2-1B"},
-            ["base_model: a hub model needs `revision`, its commit of 40 hex characters"],
+            ["base_model: a hub model needs `revision`, so that every machine trains"],
             id="hub model without its commit",
         ),
         pytest.param(
             "base_model",
             {"id": "meta-llama/Llama-3.2-1B", "revision": COMMIT[:7]},
-            ["base_model: a hub model needs `revision`, its commit of 40 hex characters"],
+            ["base_model: a hub model needs `revision`, so that every machine trains"],
             id="hub model at a short commit",
         ),
         pytest.param(
             "base_model",
             {"path": "model", "revision": COMMIT},
-            ["base_model: `revision` belongs to a hub model (`id`)"],
+            ["base_model: `revision` is only for hub models (`id`)"],
             id="commit of a local model",
         ),
     ],
@@ -275,7 +275,7 @@ def test_a_file_that_is_no_mapping_is_refused(
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "sources.yaml"
     file.write_bytes("description: Café".encode("latin-1"))
-    with pytest.raises(SettingsError, match=r"sources\.yaml: not a text file in UTF-8"):
+    with pytest.raises(SettingsError, match=r"sources\.yaml: not a UTF-8 text file"):
         read_yaml(file, "sources.yaml")
 
 

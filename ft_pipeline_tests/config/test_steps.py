@@ -35,7 +35,10 @@ def test_processes_share_an_epoch() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"warmup_steps": 100}, "training.warmup_steps is 100, but the training has only 21 steps"),
+        (
+            {"warmup_steps": 100},
+            "training.warmup_steps is 100, but this training only has 21 steps",
+        ),
         ({"logging_steps": 11}, "logs every 11"),
         ({"best_checkpoint": True, "eval_steps": 50, "save_steps": 100}, "eval_steps is 50"),
     ],
@@ -51,10 +54,10 @@ def test_a_contradiction_is_an_error(settings: dict[str, Any], message: str) -> 
         ({"save_steps": 300, "eval_steps": 200, "best_checkpoint": True}, "not a multiple"),
         ({"best_checkpoint": True}, "need `eval_steps`"),
         ({"early_stopping": 3}, "need `eval_steps`"),
-        ({"warmup_steps": 100, "max_steps": 60}, "more than max_steps 60"),
+        ({"warmup_steps": 100, "max_steps": 60}, "exceeds max_steps 60"),
         ({"method": "qlora", "quantization": "none"}, "not QLoRA"),
         ({"method": "full", "quantization": "nf4"}, "must be none"),
-        ({"lora": {"layers": [5, 2]}}, "from 0 upwards"),
+        ({"lora": {"layers": [5, 2]}}, "counted from 0"),
         ({"lora": {"target_modules": []}}, "target_modules"),
     ],
 )
@@ -67,6 +70,6 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_what_is_odd_is_noted() -> None:
     settings = Training(batch_size=2, gradient_accumulation=4, max_steps=60, save_steps=10)
-    assert "80% of them are seen" in plan_steps(settings, 600).notes[0]
+    assert "sees 80% of them" in plan_steps(settings, 600).notes[0]
     killed = plan_steps(Training(save_steps=500), 100).notes
-    assert any("begins anew" in note for note in killed)
+    assert any("starts over" in note for note in killed)

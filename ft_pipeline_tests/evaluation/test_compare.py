@@ -127,7 +127,7 @@ def test_the_comparison_is_written(comparison: dict[str, dict[str, Any]], folder
     }
     report = (folder / "meta" / "report.md").read_text(encoding="utf-8")
     assert report.startswith("| | base | finetuned |\n")
-    assert "| completion loss (nats a token) ↓ | 2.000 | 1.000 |" in report
+    assert "| completion loss (nats per token) ↓ | 2.000 | 1.000 |" in report
     assert report.count("#### ") == 2
 
 
@@ -158,7 +158,7 @@ def test_the_table_has_a_dash_where_one_model_has_no_figure() -> None:
     assert table.splitlines() == [
         "| | base | finetuned |",
         "|---|---:|---:|",
-        "| completion loss (nats a token) ↓ | 2.000 | 1.500 |",
+        "| completion loss (nats per token) ↓ | 2.000 | 1.500 |",
         "| answer: token F1 ↑ | – | 0.250 |",
     ]
 

@@ -27,9 +27,9 @@ def test_a_student_that_lacks_nothing_has_nothing_to_recover() -> None:
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [
-        ({}, "distillation is 1.000 better"),
-        ({"distilled": 3.6}, "distillation is 0.100 worse"),
-        ({"distilled": 4.0}, "That is below 80%"),
+        ({}, "1.000 worse than distillation"),
+        ({"distilled": 3.6}, "0.100 better than distillation"),
+        ({"distilled": 4.0}, "Less than 80% is recovered"),
     ],
 )
 def test_the_report_says_by_how_much(losses: dict[str, float], expected: str) -> None:
@@ -37,4 +37,4 @@ def test_the_report_says_by_how_much(losses: dict[str, float], expected: str) ->
 
 
 def test_enough_is_not_complained_of() -> None:
-    assert "below" not in explain_recovery(recover())
+    assert "Less than" not in explain_recovery(recover())

@@ -238,7 +238,7 @@ def test_gc_keeps_what_lies_behind_a_file_that_is_not_there_just_now(project: Ti
     items = gc(project, "--keep", "0", "--yes")
     kept = [item for item in items.values() if item["asset"] in ("finetuned_model", "raw_trivia")]
     assert len(kept) == 2
-    assert all("cannot be known" in item["why"] and not item["goes"] for item in kept)
+    assert all("cannot tell what recipe" in item["why"] and not item["goes"] for item in kept)
     assert sorted(project.store.rglob("manifest.json")) == before
     gone.write_bytes(content)
     assert set(project.build().values()) == {"reused"}
@@ -277,7 +277,7 @@ def test_after_forgetting_nothing_but_the_raw_file_holds_the_row(project: TinyPr
     assert ("rows", "minhash") in goes
     assert not {("artifact", "base_model"), ("artifact", "base_evaluation")} & goes
     (raw,) = (item for item in items.values() if item["asset"] == "raw_trivia")
-    assert not raw["goes"] and "remove it upstream" in raw["why"]
+    assert not raw["goes"] and "remove the row upstream" in raw["why"]
     gc(project, "--forgotten", "--yes")
     assert find_text(project.store, text) == {"raw_trivia"}
     for file in project.store.rglob("*.parquet"):  # compressed: grep sees nothing in them
@@ -295,6 +295,6 @@ def test_gc_refuses_where_the_remote_cannot_say_what_is_needed(project: TinyProj
     before = sorted(project.store.rglob("manifest.json"))
     done = project.run("ft-pipeline", "gc", "--keep", "0", "--yes", FT_REMOTE=str(file))
     assert done.returncode == 1
-    assert "is a file. Expected a folder" in done.stderr
+    assert "is a file. Set it to a folder" in done.stderr
     assert "nothing was removed" in done.stderr
     assert sorted(project.store.rglob("manifest.json")) == before

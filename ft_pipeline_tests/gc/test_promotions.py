@@ -72,5 +72,5 @@ def test_gc_refuses_where_a_list_is_damaged(fresh_project: TinyProject, tmp_path
     file.write_bytes(WHOLE[:-10])
     done = project.run("ft-pipeline", "gc", "--yes")
     assert done.returncode == 1
-    assert f"gc: {file}: line 3: cut off or not JSON" in done.stderr
+    assert f"gc: {file}: line 3: truncated or not JSON" in done.stderr
     assert "Traceback" not in done.stderr

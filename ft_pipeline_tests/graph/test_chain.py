@@ -540,7 +540,7 @@ def test_a_source_that_was_never_resolved_is_named_with_the_command(project: Pro
     chain = load_chain(project, "quiz", {"quiz": ("use_samples=false",)})
     with pytest.raises(MissingInputs) as caught:
         Lookup(chain).state("raw_cot").require_request()
-    assert "the upstream revision of source cot was never resolved" in str(caught.value)
+    assert "the upstream revision of source cot was never looked up" in str(caught.value)
     assert str(caught.value).endswith("ft-pipeline run --to raw_cot")
 
 
@@ -646,5 +646,5 @@ def test_a_local_model_that_changes_while_it_is_copied_is_not_published(project:
     with open_store(chain).draft(request.asset, request.ingredients, request.inputs) as draft:
         refuse_changed_model(chain, draft, "model")
         config.write_text('{"hidden_size": 64}', encoding="utf-8")
-        with pytest.raises(PipelineError, match="base_model: model changed after this run"):
+        with pytest.raises(PipelineError, match="base_model: model changed during this run"):
             refuse_changed_model(chain, draft, "model")

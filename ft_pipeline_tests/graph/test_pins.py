@@ -66,7 +66,7 @@ def test_damaged_pins_are_named_and_what_they_held_is_looked_up_again(
         for asset, found in FOUND.items():
             assert keep(tmp_path / "a", asset) == found
         (named,) = read_names(caplog, file)
-        assert named.endswith("; the run looks up again what it is to build.")
+        assert named.endswith("; the run looks up the revisions again.")
         assert file.read_bytes() == whole
 
 

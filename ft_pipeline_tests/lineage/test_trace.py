@@ -88,12 +88,12 @@ def test_beside_every_model_lies_its_receipt(built_project: TinyProject, asset: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trace", "--diff", "train_set"), "two artifacts behind --diff"),
-        (("trace", "train_set", "val_set"), "two artifacts behind --diff"),
-        (("trace", "abcdef0"), "no artifact of"),
+        (("trace", "--diff", "train_set"), "--diff with two artifacts"),
+        (("trace", "train_set", "val_set"), "--diff with two artifacts"),
+        (("trace", "abcdef0"), "no artifact in"),
         (("trace", "no/such/folder"), "neither an asset nor a folder"),
         (("trace", "recipes"), "has neither manifest.json nor meta/receipt.json"),
-        (("trace", "--diff", "train_set", "val_set", "--rows", "rows.txt"), "write to a file in"),
+        (("trace", "--diff", "train_set", "val_set", "--rows", "rows.txt"), "unknown file type"),
         (("trace", "finetuned_model", "--rows", "no/such/rows.csv"), "there is no folder"),
         (("verify", "finetuned_modle"), "Did you mean `finetuned_model`?"),
         (("forget", "--match", "Rome", "--source", "trvia"), "Did you mean `trivia`?"),
@@ -161,7 +161,7 @@ def test_of_what_is_not_stored_as_it_is_asked_for_the_newest_is_traced(
     traced = json.loads(done.stdout)
     assert traced["tree"]["fingerprint"] == find_folder(project, "finetuned_model").name
     assert traced["examples_not_here"] == []
-    assert "not in the store as the recipe asks for it now; this is the newest" in done.stderr
+    assert "not built for the current recipe; using the newest stored one" in done.stderr
 
 
 def test_rows_that_are_not_here_are_named(project: TinyProject) -> None:
@@ -271,7 +271,7 @@ def test_a_forgotten_row_is_shown_to_be_in_old_models_and_in_no_new_one(
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if old[:12] in line]
     assert "current" not in line
-    assert "None of them is what the recipes ask for now." in done.stdout
+    assert "No recipe uses any of these now." in done.stdout
     now, before = ask(project, "trace", "--row", row["row_id"])
     assert before["used"] and not before["current"]
     assert old in {a["fingerprint"] for a in before["built_from_it"] if not a["current"]}
@@ -294,7 +294,7 @@ def test_a_model_without_its_examples_is_not_cleared_of_forgotten_rows(
     model = find_folder(project, "finetuned_model").name
     done = project.run("ft-pipeline", "forget", "--match", row["question"], "--yes")
     assert f"finetuned_model {model[:12]}" in done.stdout, done.stderr
-    assert "it cannot be said whether it saw a forgotten row" in done.stdout
+    assert "it is unknown whether it saw a forgotten row" in done.stdout
     listed = ask(project, "gc", "--forgotten")["items"]
     (found,) = [item for item in listed if item["fingerprint"] == model]
-    assert not found["goes"] and "it cannot be said" in found["why"]
+    assert not found["goes"] and "it is unknown" in found["why"]

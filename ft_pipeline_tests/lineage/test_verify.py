@@ -93,10 +93,10 @@ MODEL, RECEIPT = "finetuned_model", "meta/receipt.json"
         (forge_the_raw_file, "upstream revision: expected sha256:"),
         (spoil_the_record, "meta/source.json: expected a readable record"),
         (append_to("train_tokens", "meta/report.json"), "meta/report.json: expected sha256"),
-        (make_no_manifest, "manifest.json: expected a valid one"),
+        (make_no_manifest, "manifest.json: expected a valid manifest"),
         (
             edit(MODEL, "manifest.json", "ingredients", "settings", "training", "seed", value=7),
-            "fingerprint of what was asked for: expected",
+            "fingerprint of the ingredients: expected",
         ),
         (
             edit("train_tokens", "manifest.json", "data_version", value="0" * 32),
@@ -121,7 +121,7 @@ MODEL, RECEIPT = "finetuned_model", "meta/receipt.json"
             edit(MODEL, RECEIPT, "ingredients", "settings", "training", "seed", value=7),
             "meta/receipt.json, ingredients: expected",
         ),
-        (edit(MODEL, RECEIPT, "behind", value=[{}]), "not a receipt: behind.0.asset"),
+        (edit(MODEL, RECEIPT, "behind", value=[{}]), "not a valid receipt: behind.0.asset"),
         (
             edit(MODEL, RECEIPT, "inputs", "base_model", "data_version", value="0" * 32),
             "meta/receipt.json, inputs: expected",

@@ -261,7 +261,7 @@ def test_a_damaged_configuration_is_named_and_nothing_is_sent(tmp_path: Path) ->
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"mlflow: {file}: cut off or not JSON")
+    assert done.stderr.startswith(f"mlflow: {file}: truncated or not JSON")
     assert done.stderr.endswith(" Nothing is sent.\n")
     file.write_bytes(whole)
     assert read_config(file) == config

@@ -60,7 +60,7 @@ def test_what_a_declaration_names(
         with pytest.raises(PipelineError, match="no file found") as caught:
             list_local_files(declared, root)
         assert str(root) in str(caught.value)
-        assert "paths in sources.yaml are relative to the project's root" in str(caught.value)
+        assert "paths in sources.yaml are relative to the project root" in str(caught.value)
     else:
         found = list_local_files(declared, root)
         assert set(found) == expected

@@ -177,7 +177,7 @@ SILENT = ["silent for 0.3 seconds", "FT_SOURCE_TIMEOUT"]
         ("/README.md", GATED, ["HTTP 403", "accept the terms"]),
         ("/README.md", MISSING, ["HTTP 404", "`quiz.id`"]),
         ("/README.md", SILENCE, SILENT),
-        ("/revision/", hub_error(429, "", "slow down"), ["HTTP 429", "Wait some minutes"]),
+        ("/revision/", hub_error(429, "", "slow down"), ["HTTP 429", "Wait a few minutes"]),
         ("/tree/", GATED, ["HTTP 403", "accept the terms"]),
         ("/tree/", SILENCE, SILENT),
     ],

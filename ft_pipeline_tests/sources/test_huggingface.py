@@ -97,7 +97,7 @@ def test_no_matching_file_is_an_error(hub: Hub, tmp_path: Path, run_child: RunCh
         (GATED, ["HTTP 403", "accept the terms", "hf auth login"]),
         (hub_error(404, "RepoNotFound", "Repository not found"), ["HTTP 404", "`quiz.id`"]),
         (hub_error(404, "RevisionNotFound", "Invalid rev id"), ["HTTP 404", "`quiz.revision`"]),
-        (SLOW_DOWN, ["HTTP 429", "Wait some minutes"]),
+        (SLOW_DOWN, ["HTTP 429", "Wait a few minutes"]),
         (Reply(503), ["HTTP 503", "run again"]),
     ],
     ids=["401", "gated", "404", "no revision", "429", "503"],

@@ -172,7 +172,7 @@ def test_a_file_that_changes_before_it_is_copied_is_caught(
     with pytest.raises(PipelineError) as caught:
         get(source, root, revision, use_sample)
     where = "data/incoming/quiz" if use_sample and changed != "sample" else "samples/quiz.csv"
-    for text in ("source quiz:", where, "changed while it was copied", "run again"):
+    for text in ("source quiz:", where, "changed during the copy", "run again"):
         assert text in str(caught.value)
     assert read_tree(root / "raw") == {}
     get(source, root, read(source, root, use_sample), use_sample)
@@ -190,6 +190,6 @@ def test_a_fetched_folder_of_the_pipelines_own_name_is_refused(kaggle: Kaggle, r
     kaggle.files = {"meta/a.csv": CSV}
     with pytest.raises(PipelineError) as caught:
         get(KAGGLE, root, "3")
-    assert "source quiz: meta/a.csv lies in a folder `meta`" in str(caught.value)
+    assert "source quiz: meta/a.csv is in a folder `meta`" in str(caught.value)
     assert "`quiz.files`" in str(caught.value)
     assert read_tree(root / "raw") == {}

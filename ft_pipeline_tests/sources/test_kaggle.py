@@ -119,7 +119,7 @@ def test_each_usual_login_is_sent_to_the_api_alone(
         (kaggle_error(401, "Unauthenticated"), ["HTTP 401", "KAGGLE_API_TOKEN", "kaggle.com"]),
         (kaggle_error(403, "Permission denied"), ["HTTP 403", "`quiz.handle`", "accept the terms"]),
         (kaggle_error(404, "Not found"), ["HTTP 404", "`quiz.handle`", "`quiz.version`"]),
-        (kaggle_error(429, "Too many requests"), ["HTTP 429", "Wait some minutes"]),
+        (kaggle_error(429, "Too many requests"), ["HTTP 429", "Wait a few minutes"]),
         (Reply(503, b"<html>"), ["HTTP 503", "run again"]),
         (Reply(200, b"<html>Log in to this Wi-Fi"), ["no usable answer", "Check the network"]),
     ],
@@ -178,13 +178,13 @@ def test_an_answer_without_a_version_is_not_version_0(kaggle: Kaggle) -> None:
     kaggle.version = None
     with pytest.raises(PipelineError) as caught:
         kaggle_source.resolve_version("quiz", SOURCE)
-    check_error(caught.value, "names no version", "`quiz.version`")
+    check_error(caught.value, "lists no version", "`quiz.version`")
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"sent": 100}, "broke off"),
+        ({"sent": 100}, "was interrupted"),
         ({"sent": 100, "length": False, "headers": {}}, "no usable answer"),  # not a whole archive
         ({"body": b"x" * 300}, "DataCorruptionError"),  # not what x-goog-hash says
     ],

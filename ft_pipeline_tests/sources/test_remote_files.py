@@ -125,8 +125,8 @@ def test_revision_follows_the_files_of_the_folder(s3: Any, tmp_path: Path, chang
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("s3://quiz/missing", ["s3://quiz/missing", "names no file", "`quiz.path`"]),
-        ("s3://quiz/data/*.parquet", ["s3://quiz/data/*.parquet", "names no file"]),
+        ("s3://quiz/missing", ["s3://quiz/missing", "has no files", "`quiz.path`"]),
+        ("s3://quiz/data/*.parquet", ["s3://quiz/data/*.parquet", "has no files"]),
         ("s3://no-such-bucket/data", ["s3://no-such-bucket/data"]),
         ("gcss://quiz/data", ["does not know (gcss)", "Did you mean `gcs`?"]),
     ],
@@ -147,7 +147,7 @@ def test_a_missing_login_is_named_with_the_remedy(
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(PipelineError) as caught:
         resolve_revision("quiz", source_of("s3://quiz/data"), tmp_path, tmp_path)
-    check_error(caught.value, "wants a login", "AWS_ACCESS_KEY_ID")
+    check_error(caught.value, "needs a login", "AWS_ACCESS_KEY_ID")
 
 
 def test_an_unreachable_storage_is_named_as_such(

@@ -80,7 +80,7 @@ def test_a_run_asks_upstream_again_where_its_record_was_cut_off(
     again = build_raw(root)
     assert [a["outcome"] for a in json.loads(again.stdout)["assets"]] == ["reused"]
     assert len(kaggle.seen) == 1
-    assert f"{file}: " in again.stderr and "upstream is asked again" in again.stderr
+    assert f"{file}: " in again.stderr and "is looked up again" in again.stderr
     assert json.loads(file.read_text("utf-8"))["revision"] == "3"
 
 
@@ -91,11 +91,13 @@ def test_failed_run_shows_the_remedy_and_writes_the_token_nowhere(
     done = build_raw(root)
     assert done.returncode == 1
     (failure,) = json.loads(done.stdout)["failures"]
-    assert failure.startswith("source trivia: Kaggle was not asked")
+    assert failure.startswith("source trivia: Kaggle was not contacted")
     assert "set `use_samples: true` in the recipe" in failure
     assert TOKEN not in done.stdout + done.stderr
     written = [path for path in root.rglob("*") if path.is_file()]
-    assert any(b"Kaggle was not asked" in path.read_bytes() for path in written)  # Dagster's log
+    assert any(
+        b"Kaggle was not contacted" in path.read_bytes() for path in written
+    )  # Dagster's log
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
 
 

@@ -61,9 +61,7 @@ def test_a_damaged_record_is_named_and_upstream_is_asked_again(
         file.write_bytes(content)
         assert read(KAGGLE, tmp_path) is None
         (named,) = read_names(caplog, file)
-        assert named.endswith(
-            "; source quiz counts as never resolved, and upstream is asked again."
-        )
+        assert named.endswith("; source quiz counts as never resolved and is looked up again.")
         file.write_bytes(whole)
         assert read(KAGGLE, tmp_path) == "3"
     file.write_bytes(whole[:-5])

@@ -305,7 +305,7 @@ def test_a_failed_push_is_a_warning_and_tried_again(
     assert is_marked(store)
     assert read_content(store) == "a\n"
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    reason = f"FT_REMOTE: {folder} is a file. Expected a folder."
+    reason = f"FT_REMOTE: {folder} is a file. Set it to a folder."
     assert warning.startswith(f"train_set: kept in the store, but not pushed. {reason}")
     folder.unlink()
     store.push_pending(made)
@@ -400,7 +400,7 @@ def test_a_malformed_address_is_refused(
     [
         ("s33://team/ft", ["does not know (s33)", "Did you mean `s3`?"]),
         ("s3://", ["names no bucket or folder"]),
-        ("s3://no-such-bucket/ft", ["does not exist", "Check bucket and path"]),
+        ("s3://no-such-bucket/ft", ["does not exist", "Check the bucket and the path"]),
     ],
 )
 def test_an_address_that_leads_nowhere_is_named(
@@ -515,7 +515,7 @@ def test_a_second_clone_pulls_the_whole_chain_and_trains_nothing(
 
     planned = read_status(clone, **remote)
     assert {step["state"] for step in planned.values()} == {"fresh"}
-    assert planned["finetuned_model"]["why"] == ["in the remote; pulled by the next run"]
+    assert planned["finetuned_model"]["why"] == ["in the remote; the next run pulls it"]
     done = clone.run("ft-pipeline", "run", "--dry-run", "--json", **remote)
     assert {step["action"] for step in json.loads(done.stdout)} == {"reuse"}
     assert list_stored(clone) == set()
@@ -566,7 +566,7 @@ def test_the_remedy_for_a_damaged_remote_mends_it(
     assert done.returncode == 1
     (failure,) = json.loads(done.stdout)["failures"]
     assert failure.startswith(f"{file}: damaged. Expected sha256 ")
-    assert "Nothing of what was pulled was kept." in failure
+    assert "Nothing from the pull was kept." in failure
     remedy = ("ft-pipeline", "run", "--to", "raw_cot", "--force", "raw_cot")
     assert " ".join(remedy) in failure
     done = clone.run(*remedy, **remote)

@@ -240,7 +240,7 @@ def test_a_shard_is_left_out_and_named_wherever_it_was_cut(
         file.write_bytes(whole[:length])
         assert read_numbers(cache) == [[2]]
         (named,) = read_names(caplog, file)
-        assert "damaged, its rows are computed again" in named
+        assert "its rows will be recomputed" in named
     file.unlink()
     assert read_numbers(cache) == [[2]]  # an empty folder
     assert len(read_names(caplog, file.parent)) == 1

@@ -121,7 +121,7 @@ def test_a_preview_is_what_is_published(store: Store) -> None:
 def test_a_content_file_cannot_take_the_name_of_the_stores_own_record(
     store: Store, name: str
 ) -> None:
-    with pytest.raises(PipelineError, match="Rename it at its source"):
+    with pytest.raises(PipelineError, match="Rename the file at its source"):
         publish(store, file=name)
     assert list_folders(store) == []
 
@@ -417,7 +417,7 @@ def test_manifests_come_the_newest_first(store: Store) -> None:
         ({"code_version": "2"}, ["code version: 1 → 2"]),
         ({"settings": {"side": "val"}}, ["setting side: train → val"]),
         ({"settings": {}}, ["setting side: train → none"]),
-        ({"inputs": {"base_model": "77e1"}}, ["input base_model has other content"]),
+        ({"inputs": {"base_model": "77e1"}}, ["content of input base_model changed"]),
         ({"libraries": {"torch": "2.14"}}, ["library torch: none → 2.14"]),
         ({}, []),
     ],
@@ -499,7 +499,7 @@ def test_a_read_only_store_is_not_written_and_says_so(small_disk: Path) -> None:
         message = str(caught.value)
         assert message.startswith(str(small_disk))
         assert "cannot be written (Read-only file system)" in message
-        assert "set FT_STORE to a folder that is writable" in message
+        assert "set FT_STORE to a writable folder" in message
 
 
 def test_a_store_below_a_regular_file_is_empty_and_cannot_be_written(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_a_training_that_fits_by_no_fallback_shows_what_was_tried(
     long = write_long_examples(inputs, tmp_path, 2000)
     code, log = train_limited(write_task(long, tmp_path, **LADDER | {"batch_size": 2}), 40)
     assert code == 1, log[-3000:]
-    assert "memory is too small for this training. Tried:" in log
+    assert "this training does not fit into memory. Tried:" in log
     assert "    1             2         yes  out of memory" in log
 
 

@@ -1,4 +1,4 @@
-"""Talking to other machines: time-outs, storages, what answers mean, secrets that stay secret.
+"""Talking to other machines: time-outs, storages, explanations of answers, hiding secrets.
 
 It imports base.
 """

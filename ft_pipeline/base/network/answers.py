@@ -1,4 +1,4 @@
-"""What servers' refusals mean that mean the same at every host, and what to do about them."""
+"""Explain server errors that mean the same at every host, and what to do about them."""
 
 from ft_pipeline.base.network.timeouts import VARIABLE, is_timeout, read_timeout
 
@@ -6,18 +6,18 @@ SAMPLE = "To work with the bundled sample instead, set `use_samples: true` in th
 
 
 def explain_answer(error: BaseException | None, status: int | None) -> tuple[str, str] | None:
-    """Return problem and remedy, without a full stop, of an HTTP status or of a silent server.
+    """Return problem and remedy for an HTTP status or a silent server, without a full stop.
 
-    None where neither is the case. A host's own meaning of 401, 403 and 404 goes first.
+    Returns None if neither applies. Callers handle a host's own 401, 403 and 404 first.
     """
     if status == 429:
-        return "asks to slow down (HTTP 429)", "Wait some minutes, then run again"
+        return "asked us to slow down (HTTP 429)", "Wait a few minutes, then run again"
     if status is not None:
-        return f"answered HTTP {status}", "Wait some minutes, then run again"
+        return f"answered HTTP {status}", "Wait a few minutes, then run again"
     if error is not None and is_timeout(error):
         return (
             f"stayed silent for {read_timeout():g} seconds (time-out)",
-            "Check the network and run again; where the server is only slow, set "
-            f"{VARIABLE} to more seconds",
+            f"Check the network and run again; if the server is just slow, set {VARIABLE} to more "
+            "seconds",
         )
     return None

@@ -1,4 +1,4 @@
-"""Addresses without the logins that they may carry: for errors, logs and what is recorded.
+"""Addresses without the logins they may carry, for errors, logs and records.
 
 https://me:pw@example.org/a.csv?token=abc   →   https://…@example.org/a.csv?…
 """
@@ -27,10 +27,10 @@ def hide_secrets(text: str) -> str:
 
 
 def record_address(address: str, shown: str) -> str:
-    """Return what may be written down of an address and yet tells it from any other.
+    """Return what may be recorded of an address and still distinguishes it from any other.
 
-    `shown` is the address without its secrets. What was hidden enters as a hash, the login not:
-    it says who reads, not what is read.
+    `shown` is the address without its secrets. A hidden query enters as a hash; a login does not,
+    because it says who reads, not what is read.
     """
     if shown == address:
         return address
@@ -39,7 +39,7 @@ def record_address(address: str, shown: str) -> str:
 
 @contextmanager
 def hidden_in_logs() -> Iterator[None]:
-    """Hide secrets in what urllib3 logs: it quotes each path with its query."""
+    """Hide secrets in urllib3's logs, which quote each path with its query."""
     loggers = [logging.getLogger(name) for name in CHATTY]
     for logger in loggers:
         logger.addFilter(_hide_in_record)

@@ -1,7 +1,7 @@
-"""How long a silent server is waited for, with clients that would wait for ever.
+"""How long to wait for a silent server, even with clients that would wait forever.
 
-`FT_SOURCE_TIMEOUT` is in seconds, by default 60: the longest wait for a connection, for an answer,
-or between two pieces of one. A download as a whole may take as long as it needs.
+`FT_SOURCE_TIMEOUT` (seconds, default 60) limits the wait for a connection, for an answer, or
+between two pieces of one. A download as a whole may take as long as it needs.
 """
 
 import os
@@ -23,23 +23,25 @@ class NoAnswer(Exception):
 
 
 def read_timeout() -> float:
-    """Return the seconds to wait. Raises PipelineError where the variable is not a number."""
+    """Return the seconds to wait. Raises PipelineError if the variable is not a number."""
     given = os.environ.get(VARIABLE, "").strip()
     try:
         seconds = float(given or DEFAULT)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise PipelineError(f"{VARIABLE}: expected seconds, such as 60 (found: {given!r}).")
+        raise PipelineError(
+            f"{VARIABLE}: expected a number of seconds, such as 60 (found: {given!r})."
+        )
     return seconds
 
 
 @contextmanager
 def limited_requests(seconds: float) -> Iterator[None]:
-    """Give each request that `requests` sends without a time-out this one.
+    """Apply this time-out to each request that `requests` sends without one.
 
-    Kaggle's SDK sets none and lets nobody else set one, so for the time of the call it is the
-    default of the adapter's public `send`. One such call at a time in a process.
+    Kaggle's SDK sets none and offers no way to set one, so during the call it becomes the default
+    of the adapter's public `send`. Only one such call at a time per process.
     """
     from requests.adapters import HTTPAdapter
 
@@ -60,11 +62,11 @@ def limited_requests(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def limited_hub(seconds: float) -> Iterator[None]:
-    """Give each request of huggingface_hub this time-out; many of them have none.
+    """Apply this time-out to each request of huggingface_hub; many have none.
 
-    A request that stays unanswered raises NoAnswer, which the client does not repeat six times as
-    it does its own time-outs. A transfer that stalls midway is still resumed by the client, up to
-    six times. Transfers through Xet are not sent by this client and keep their own time-outs.
+    An unanswered request raises NoAnswer, which the client does not retry six times as it does its
+    own time-outs. The client still resumes a stalled transfer, up to six times. Transfers through
+    Xet bypass this client and keep their own time-outs.
     """
     import httpx
     from huggingface_hub import set_client_factory
@@ -89,7 +91,7 @@ def limited_hub(seconds: float) -> Iterator[None]:
 
 
 def find_status(error: BaseException) -> int | None:
-    """Return the HTTP status behind an error, if an answer with one is its cause."""
+    """Return the HTTP status that caused an error, if one did."""
     for cause in _causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
@@ -98,12 +100,12 @@ def find_status(error: BaseException) -> int | None:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Say whether a server's silence is the cause of an error."""
+    """Say whether a server's silence caused an error."""
     return any(_tells_of_silence(cause) for cause in _causes(error))
 
 
 def _tells_of_silence(error: BaseException) -> bool:
-    """Each client has a time-out of its own; known by name, so that none is imported for it."""
+    """Each client has its own time-out exception; matching by name avoids importing the clients."""
     names = {kind.__name__ for kind in type(error).__mro__}
     # urllib3 counts a refused connection among the time-outs for old callers' sake.
     refused = "NewConnectionError" in names
@@ -113,7 +115,7 @@ def _tells_of_silence(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from or wraps, not what was handled before it."""
+    """Yield an error and what it was raised from or wraps, but not errors handled before it."""
     waiting: list[Any] = [error]
     seen: list[BaseException] = []
     while waiting:

@@ -1,4 +1,4 @@
-"""What the commands about data show: rows, examples, and what was made of them."""
+"""Output of the commands about data: rows, examples and their tokens."""
 
 from collections.abc import Sequence
 from typing import Any

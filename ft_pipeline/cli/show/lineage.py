@@ -1,4 +1,4 @@
-"""What trace and verify show: trees and tables for people, JSON for programs."""
+"""Output of trace and verify: trees and tables for people, JSON for programs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,11 @@ def show_artifact(traced: dict[str, Any], as_json: bool) -> None:
     out.print(_grow(traced["tree"]))
     _show_counts(traced["rows"], ("source", "file", "side", "rows"))
     for absent in traced["examples_not_here"]:
-        say(f"The rows of {absent} are not counted: it is not in this store.")
+        say(f"Rows of {absent} are not counted, because it is not in this store.")
 
 
 def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print what became of a row in each stored build."""
+    """Print what happened to a row in each stored build."""
     if as_json:
         print_json(builds)
         return
@@ -51,11 +51,11 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
         if not build["used"]:
             repeats = f" (repeats row {place['repeats']})" if place.get("repeats") else ""
             say(f"  rejected: {place['reason']}: {place['meaning']}{repeats}")
-            say(f"  no example has it; models built without it: {len(build['built_without_it'])}")
+            say(f"  in no example; models built without it: {len(build['built_without_it'])}")
             for artifact in build["built_without_it"]:
                 say(f"    {_dated(artifact)}")
             continue
-        say(f"  used in the split {place['side']}, in {len(build['examples'])} examples:")
+        say(f"  used in split {place['side']}, in {len(build['examples'])} examples:")
         for example in build["examples"]:
             say(f"    {example['example_id']} {example['task']}: {example['prompt'][:80]}")
         say(f"  built from it: {len(build['built_from_it'])} artifacts")
@@ -64,7 +64,7 @@ def show_row(row_id: str, builds: Sequence[dict[str, Any]], as_json: bool) -> No
 
 
 def show_forgotten(chain: Chain) -> None:
-    """Say which stored models and teacher logits still hold forgotten rows, if there are any."""
+    """Print which stored models and teacher logits still hold forgotten rows, if any do."""
     from ft_pipeline.lineage.built_from import UNTRACEABLE
     from ft_pipeline.lineage.rows import find_holders, list_untraceable
 
@@ -79,16 +79,16 @@ def show_forgotten(chain: Chain) -> None:
         other = "other " if untraceable else ""
         say(f"forgotten rows: {len(forgotten)}; no {other}stored model or teacher logits hold any.")
         return
-    say(f"forgotten rows: {len(forgotten)}. Made of some of them, and still in the store:")
+    say(f"forgotten rows: {len(forgotten)}. Still in the store, and made from some of them:")
     for holder in holders:
         how = "" if holder["trained"] else ", for validation only"
-        say(f"  {_dated(holder)}: of {holder['rows']}{how}")
+        say(f"  {_dated(holder)}: from {holder['rows']}{how}")
     for cache in sorted({cache for holder in holders for cache in holder["cached_in"]}):
         say(f"  row cache {cache}")
     if any(holder["current"] for holder in holders):
-        say("The recipe asks for some of them as they are; `ft-pipeline status` says which.")
+        say("The recipe still uses some of these; `ft-pipeline status` shows which.")
     else:
-        say("None of them is what the recipes ask for now.")
+        say("No recipe uses any of these now.")
 
 
 def _grow(node: dict[str, Any]) -> Tree:
@@ -132,9 +132,9 @@ def _show_counts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None
 
 
 def _describe_examples(artifact: dict[str, Any]) -> str:
-    """Say what tokens or logits hold of the row's examples."""
+    """Say which of the row's examples the tokens or logits hold."""
     if "not_looked_into" in artifact:
-        return f": not looked into, {artifact['not_looked_into']}"
+        return f": not searched, {artifact['not_looked_into']}"
     examples = artifact.get("examples")
     if not examples:
         return ""
@@ -162,14 +162,14 @@ def _shorten(text: str, width: int = 180) -> str:
 
 
 def show_difference(compared: dict[str, Any], as_json: bool) -> None:
-    """Print what differs between two artifacts: what was asked for, then the rows."""
+    """Print what differs between two artifacts: first what was asked for, then the rows."""
     if as_json:
         print_json(compared)
         return
     for label in ("a", "b"):
         say(f"{label}: {_named(compared[label])} ({compared[label]['created_at']})")
     if not compared["changes"]:
-        say("Nothing that they are made of was asked for otherwise.")
+        say("Their settings and inputs do not differ.")
     else:
         shown = table("asset", "", "what", "a", "b")
         for change in compared["changes"]:
@@ -178,7 +178,7 @@ def show_difference(compared: dict[str, Any], as_json: bool) -> None:
             shown.add_row(*(escape(cell) for cell in cells))
         out.print(shown)
     if compared["rows"] is None:
-        say("Rows: not compared, the examples behind one of them are not in the store.")
+        say("Rows not compared: the store does not have the examples of one of the two.")
         return
     for change, title in (("added", "only b saw"), ("removed", "only a saw"), ("moved", "moved")):
         _show_changed_rows(title, compared["rows"][change])
@@ -199,14 +199,14 @@ def _show_changed_rows(title: str, rows: dict[str, Any]) -> None:
 
 
 def show_verdict(verdict: "Verification", as_json: bool) -> None:
-    """Print one line a broken link, or one that says what was verified."""
+    """Print one line per broken link, or one line that says what was verified."""
     if as_json:
         print_json(verdict.as_record())
         return
     for broken in verdict.broken:
         complain(f"broken link: {broken}")
     for absent in verdict.absent:
-        say(f"not here: {absent}")
+        say(f"not in this store: {absent}")
     for note in verdict.notes:
         say(f"note: {note}")
     checked = f"{verdict.artifacts} artifacts, {verdict.files} files hashed"
@@ -214,13 +214,13 @@ def show_verdict(verdict: "Verification", as_json: bool) -> None:
     if verdict.broken:
         say(f"{verdict.model}: {len(verdict.broken)} broken links in {checked}.")
     elif verdict.absent:
-        say(f"{verdict.model}: verified as far as it is here: {checked}{sources}.")
+        say(f"{verdict.model}: verified as far as this store has it: {checked}{sources}.")
     else:
         say(f"{verdict.model}: verified: {checked}{sources}.")
 
 
 def show_rebuilt(rebuilt: "Rebuilt", as_json: bool) -> None:
-    """Print what was built again and whether it is equal."""
+    """Print what was rebuilt and whether it is equal."""
     if as_json:
         print_json(rebuilt.as_record())
         return
@@ -230,6 +230,8 @@ def show_rebuilt(rebuilt: "Rebuilt", as_json: bool) -> None:
         shown.add_row(escape(asset), f"[{color}]{word}[/]", then, now)
     out.print(shown)
     if rebuilt.difference is None:
-        say(f"{rebuilt.model}: built again, equal to the last bit.")
+        say(f"{rebuilt.model}: rebuilt, identical to the last bit.")
     else:
-        complain(f"{rebuilt.model}: built again, and not equal. First: {rebuilt.difference}")
+        complain(
+            f"{rebuilt.model}: rebuilt, but not identical. First difference: {rebuilt.difference}"
+        )

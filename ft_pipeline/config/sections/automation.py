@@ -1,4 +1,4 @@
-"""The recipe's part on reruns by themselves. It decides nothing: no fingerprint holds it."""
+"""The recipe's settings for automatic reruns. They affect no result: no fingerprint holds them."""
 
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -9,29 +9,30 @@ from ft_pipeline.base.settings import Section
 
 
 class Automation(Section):
-    """When `refresh_<recipe>` runs without being asked to; the Dagster daemon looks after it."""
+    """When `refresh_<recipe>` runs automatically; needs the Dagster daemon."""
 
     schedule: str | None = Field(
         default=None,
-        description="Cron expression of five fields, `0 3 * * 1` for Mondays at three: ask "
-        "upstream and build what changed; null: no schedule.",
+        description="Cron expression with five fields (`0 3 * * 1`: Mondays at three): check "
+        "upstream and rebuild what changed; null: no schedule.",
     )
     timezone: str = Field(
-        default="UTC", description="Time zone of `schedule` by its IANA name, `Europe/Paris`."
+        default="UTC",
+        description="Time zone of `schedule`, as an IANA name such as `Europe/Paris`.",
     )
     on_new_data: bool = Field(
-        default=False, description="Run when a source has a new revision or dropped files."
+        default=False, description="Run when a source has a new revision or new dropped files."
     )
     min_interval: Duration = Field(
         default="0s",
-        description="At least this long between two runs that new data starts (`30m`, `12h`, "
-        "`7d`); what comes sooner waits, and is built together.",
+        description="Minimum time between two runs started by new data (`30m`, `12h`, `7d`); data "
+        "that arrives sooner waits and is built together.",
     )
     min_new_rows: int = Field(
         default=0,
         ge=0,
-        description="A run that new data started stops after the raw files unless they hold so "
-        "many rows that the newest examples were not made from; the rows wait for more.",
+        description="A run started by new data stops after the raw files unless they hold at "
+        "least this many rows that are not in the newest examples; the rows wait for more.",
     )
     paused: bool = Field(
         default=False,
@@ -45,7 +46,7 @@ class Automation(Section):
 
         if value is not None and (len(value.split()) != 5 or not croniter.is_valid(value)):
             raise ValueError(
-                "expected a cron expression of five fields (minute hour day month weekday), for "
+                "expected a cron expression with five fields (minute hour day month weekday), for "
                 "example `0 3 * * 1`"
             )
         return value
@@ -56,5 +57,7 @@ class Automation(Section):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError("no such time zone; expected an IANA name: `Europe/Paris`") from error
+            raise ValueError(
+                "no such time zone; expected an IANA name such as `Europe/Paris`"
+            ) from error
         return value

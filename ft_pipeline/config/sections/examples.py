@@ -1,4 +1,4 @@
-"""The recipe's part for the rooms `sources` and `examples`: from raw rows to examples."""
+"""Recipe settings of the rooms `sources` and `examples`: from raw rows to examples."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -11,58 +11,61 @@ from ft_pipeline.config.templates import TEMPLATES, find_fields
 
 
 class CustomTemplate(Section):
-    """A template of the recipe's own: text with `{field}` or `{column}` in it."""
+    """A template defined in the recipe: text with `{field}` or `{column}` placeholders."""
 
-    prompt: str = Field(min_length=1, description="What the model is asked; `{{` for a brace.")
-    completion: str = Field(min_length=1, description="What it is to answer.")
+    prompt: str = Field(
+        min_length=1, description="What the model is asked; write `{{` for a literal brace."
+    )
+    completion: str = Field(min_length=1, description="What the model should answer.")
 
     @model_validator(mode="after")
     def _has_fields(self) -> "CustomTemplate":
         if not find_fields(self.prompt) + find_fields(self.completion):
-            raise ValueError("no `{column}` in it, so every row would give the same example")
+            raise ValueError("contains no `{column}`, so every row would give the same example")
         return self
 
 
 class ExampleInput(Section):
-    """One source and what is made of its rows."""
+    """One source, and what its rows become."""
 
     source: str = Field(description="Name of a source in sources.yaml.")
     parser: Literal["trivia", "qa", "cot", "dialogue_label", "prompt_completion", "messages"] = (
-        Field(description="How a row is read.")
+        Field(description="How to read a row.")
     )
     templates: tuple[str, ...] = Field(
         min_length=1,
-        description="The prompt/completion forms that each row takes part in: the parser's, or "
-        "names of `examples.templates`.",
+        description="Templates applied to each row: those of the parser, or names from "
+        "`examples.templates`.",
     )
     shares: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default={},
-        description="Share of the training rows that a template is made of, above 0 to 1, by its "
-        "name: `{quiz_set: 0.25}`. Default: all. A seeded hash draws each row for itself, for each "
-        "template anew; a row that none draws is left out. Validation rows take part in all.",
+        description="Fraction of the training rows that a template gets, by its name: "
+        "`{quiz_set: 0.25}`. Default: all rows. A seeded hash of row and template decides; a row "
+        "that no template takes is left out. Validation rows get every template.",
     )
     set_size: int = Field(
         default=3,
         ge=2,
         le=20,
-        description="About this many questions in a `quiz_set`: at least two, on average 2.8 for "
-        "2, 3.6 for 3, 18 for 20.",
+        description="Approximate number of questions in a `quiz_set`: at least two, on average "
+        "2.8 for 2, 3.6 for 3, 18 for 20.",
     )
     labels: dict[str, str] = Field(
         default={},
-        description="`dialogue_label`: the text of each label, `{0: no scam, 1: scam}`; others are "
-        "rejected. Default: labels as they are. Quote yes and no, which are truth values in YAML.",
+        description="`dialogue_label`: the text for each label, such as `{0: no scam, 1: scam}`; "
+        "rows with other labels are rejected. Default: labels unchanged. Quote yes and no; YAML "
+        "reads them as booleans.",
     )
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="At most so many rows, drawn by a seeded hash, not the head.",
+        description="Maximum number of rows, drawn by a seeded hash rather than from the top.",
     )
     weight: float | None = Field(
         default=None,
         gt=0,
-        description="Share of this source's rows among all inputs that have a weight; sources "
-        "with too many rows are sampled down.",
+        description="Share of this source among all inputs with a weight; sources with too many "
+        "rows are sampled down.",
     )
 
     @model_validator(mode="after")
@@ -83,7 +86,7 @@ class ExampleInput(Section):
 
 
 class Split(Section):
-    """Which split a question goes to, decided before examples are made."""
+    """How questions are split, decided before examples are made."""
 
     method: Literal["hash", "random"] = Field(
         default="hash",
@@ -91,25 +94,27 @@ class Split(Section):
         "scikit-learn's train_test_split over the unique questions.",
     )
     validation_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of questions held out, 0 to 1."
+        default=0.1, gt=0, lt=1, description="Fraction of questions to hold out, 0 to 1."
     )
-    seed: int = Field(default=42, description="Another seed holds out other questions.")
+    seed: int = Field(
+        default=42, description="Seed of the split; another seed holds out other questions."
+    )
 
 
 class NearDuplicates(Section):
-    """Questions that are nearly the same: MinHash (Broder 1997) over shingles of three words."""
+    """Detection of near-duplicate questions: MinHash (Broder 1997) over shingles of three words."""
 
     threshold: float | None = Field(
         default=0.8,
         ge=0.3,
         le=1,
-        description="Jaccard similarity of two questions' shingles, 0.3 to 1, from which they "
-        "count as the same; null: not looked for, not even between the two splits.",
+        description="Jaccard similarity of shingles, 0.3 to 1, at which two questions count as "
+        "the same; null: no search for near-duplicates, not even across the splits.",
     )
     keep: Literal["one", "all"] = Field(
         default="one",
-        description="`one`: one row of each cluster, of the first-named source, then with the "
-        "smallest row_id; `all`: only training rows near a validation question are dropped.",
+        description="`one`: keep one row of each cluster, from the source named first, then the "
+        "smallest row_id; `all`: drop only training rows near a validation question.",
     )
 
 
@@ -118,34 +123,41 @@ class Examples(Section):
 
     inputs: tuple[ExampleInput, ...] = Field(min_length=1, description="The sources to learn from.")
     templates: dict[str, CustomTemplate] = Field(
-        default={}, description="Templates of this recipe, by name; no Python needed."
+        default={}, description="Templates of this recipe, by name."
     )
-    split: Split = Field(default_factory=Split, description="Training and validation split.")
+    split: Split = Field(
+        default_factory=Split, description="How to split rows into training and validation."
+    )
     near_duplicates: NearDuplicates = Field(
-        default_factory=NearDuplicates, description="Rows that repeat a question in other words."
+        default_factory=NearDuplicates,
+        description="How to treat rows that repeat a question in other words.",
     )
     held_out: tuple[str, ...] = Field(
         default=(),
-        description="Files of test questions; no training question may be near one of them.",
+        description="Files with test questions; training rows that come near one are dropped.",
     )
     control_tokens: Literal["sanitize", "reject"] = Field(
         default="sanitize",
-        description="What happens to a row whose text holds a token such as `<|im_end|>` or "
-        "`<think>`: a blank is put into it, or the row is rejected.",
+        description="What to do with text that contains a token such as `<|im_end|>` or "
+        "`<think>`: `sanitize` inserts a space into the token, `reject` rejects the row.",
     )
-    sampling_seed: int = Field(default=42, description="Of `limit`, `weight` and `shares`.")
+    sampling_seed: int = Field(
+        default=42, description="Seed of the sampling for `limit`, `weight` and `shares`."
+    )
 
     @model_validator(mode="after")
     def _sources_are_distinct(self) -> "Examples":
         names = [given.source for given in self.inputs]
         if len(names) != len(set(names)):
-            raise ValueError("a source is named twice; give it several templates instead")
+            raise ValueError(
+                "the same source is named twice; give one input several templates instead"
+            )
         return self
 
     @model_validator(mode="after")
     def _held_out_can_be_found(self) -> "Examples":
         if self.held_out and self.near_duplicates.threshold is None:
-            raise ValueError("`held_out` needs `near_duplicates.threshold`, which is null")
+            raise ValueError("`held_out` needs a `near_duplicates.threshold`, but that is null")
         return self
 
     @model_validator(mode="after")
@@ -154,8 +166,8 @@ class Examples(Section):
         for name in self.templates:
             if name in shipped or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ValueError(
-                    f"template `{name}`: a name of its own in lower-case letters, digits and "
-                    f"underscores, none of {', '.join(sorted(shipped))}"
+                    f"template `{name}`: choose a name of lower-case letters, digits and "
+                    f"underscores that is not built in ({', '.join(sorted(shipped))})"
                 )
         for number, given in enumerate(self.inputs):
             known = (*TEMPLATES[given.parser], *self.templates)
@@ -163,13 +175,13 @@ class Examples(Section):
                 if template not in known:
                     raise ValueError(
                         f"inputs.{number}.templates.{place}: template `{template}` does not fit "
-                        f"parser `{given.parser}`, which feeds "
+                        f"parser `{given.parser}`. Its templates: "
                         f"{', '.join(TEMPLATES[given.parser])}; templates of this recipe: "
                         f"{', '.join(self.templates) or 'none'}.{suggest(template, known)}"
                     )
             if given.labels and given.parser != "dialogue_label":
                 raise ValueError(
-                    f"inputs.{number}.labels: they belong to parser dialogue_label, not "
+                    f"inputs.{number}.labels: only parser dialogue_label takes labels, not "
                     f"{given.parser}"
                 )
         return self

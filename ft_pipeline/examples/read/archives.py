@@ -1,7 +1,7 @@
-"""Open a raw file for reading: plain, gzip or zip, with a limit on what it unpacks to.
+"""Open a raw file for reading: plain, gzip or zip, with a limit on its unpacked size.
 
-Nothing is unpacked to the disk: `trivia.csv.gz` and the members of `trivia.zip` are read as
-streams, under the names `trivia.csv.gz` and `trivia.zip/trivia.csv`.
+Nothing is unpacked to disk: `trivia.csv.gz` and the members of `trivia.zip` are read as streams,
+under the names `trivia.csv.gz` and `trivia.zip/trivia.csv`.
 """
 
 import gzip
@@ -42,7 +42,7 @@ _ZIP_ERRORS = (
 
 
 class _Limited(io.RawIOBase):
-    """A stream that refuses to unpack to more than is allowed."""
+    """A stream that refuses to unpack more than the limit."""
 
     def __init__(self, stream: BinaryIO, where: str, packed: int, max_bytes: int) -> None:
         self._stream, self._where, self._packed = stream, where, packed
@@ -65,24 +65,24 @@ class _Limited(io.RawIOBase):
 
 
 def require_reasonable_size(where: str, packed: int, unpacked: int, max_bytes: int) -> None:
-    """Raise PipelineError where content is larger than allowed, or is a compression bomb."""
+    """Raise PipelineError if content exceeds the limit, or is a compression bomb."""
     if unpacked > max_bytes:
         raise PipelineError(
-            f"{where}: larger than {max_bytes} bytes when unpacked. If that is right, raise "
-            "`format.max_bytes` of the source in sources.yaml."
+            f"{where}: larger than {max_bytes} bytes when unpacked. If that size is right, raise "
+            "the source's `format.max_bytes` in sources.yaml."
         )
     if unpacked > SUSPICIOUS_BYTES and unpacked > SUSPICIOUS_RATIO * max(packed, 1):
         raise PipelineError(
-            f"{where}: {packed} bytes unpack to more than {unpacked}: that looks like a "
-            "compression bomb. If it is real data, unpack it yourself."
+            f"{where}: {packed} bytes unpack to more than {unpacked}, which looks like a "
+            "compression bomb. If this is real data, unpack the file yourself."
         )
 
 
 def list_contents(name: str, path: Path) -> list[str]:
-    """Return the names below which a file's content is read: its own, or a zip's members.
+    """Return the names of a file's contents: its own name, or a zip's members.
 
     Raises PipelineError for a zip that is damaged or encrypted, or has a member that points outside
-    its folder, stands twice, or is packed in a way that cannot be read in pieces.
+    its folder, occurs twice, or is compressed in a way that cannot be streamed.
     """
     if not name.lower().endswith(".zip"):
         return [name]
@@ -90,26 +90,33 @@ def list_contents(name: str, path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.filename.endswith("/")]
     except _ZIP_ERRORS as error:
-        raise PipelineError(f"{name}: not a readable zip file ({error}).") from error
+        raise PipelineError(
+            f"{name}: not a readable zip file ({error}). Fetch or create it again."
+        ) from error
     for member in members:
         _require_readable(name, member)
     shown = sorted(m.filename for m in members if not _is_hidden(m.filename))
     twice = next((a for a, b in pairwise(shown) if a == b), None)
     if twice is not None:
-        raise PipelineError(f"{name}: it has two members {twice!r}. Unpack and rename them.")
+        raise PipelineError(
+            f"{name}: contains two members named {twice!r}. Unpack the file and rename them."
+        )
     return [f"{name}/{member}" for member in shown]
 
 
 def _require_readable(name: str, member: zipfile.ZipInfo) -> None:
-    shown = f"{name}: its member {member.filename!r}"
+    shown = f"{name}: member {member.filename!r}"
     parts = PurePosixPath(member.filename.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]:
-        raise PipelineError(f"{shown} points outside the archive. Refused.")
+        raise PipelineError(
+            f"{shown} points outside the archive and is refused. Remove it from the archive."
+        )
     if member.flag_bits & 1:
-        raise PipelineError(f"{shown} is encrypted. Unpack it.")
+        raise PipelineError(f"{shown} is encrypted. Unpack the archive.")
     if member.compress_type not in _STREAMED:
         raise PipelineError(
-            f"{shown} is packed by method {member.compress_type}; expected deflate. Unpack it."
+            f"{shown} is compressed with method {member.compress_type}; expected deflate. Unpack "
+            "the archive."
         )
 
 
@@ -131,7 +138,9 @@ def open_content(
                 member = archive.getinfo(content.removeprefix(f"{name}/"))
                 stream, packed = cast(BinaryIO, archive.open(member)), member.compress_size
             except _ZIP_ERRORS as error:
-                raise PipelineError(f"{content}: not a readable zip file ({error}).") from error
+                raise PipelineError(
+                    f"{content}: not a readable zip file ({error}). Fetch or create it again."
+                ) from error
         if content.lower().endswith(".gz"):
             stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
         if isinstance(stream, io.BufferedReader):

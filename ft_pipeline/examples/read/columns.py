@@ -1,8 +1,7 @@
-"""Which column of a file holds what a parser or template asks for.
+"""Find the column of a file that holds what a parser or template asks for.
 
-A column is looked for by the aliases that the source declares, then by its own name, then by the
-well-known names below; as written first, then in any case of letters. `answer.value` reaches into a
-nested column.
+A column is looked up by the source's declared aliases, then by its own name, then by the common
+names below; first as written, then ignoring case. `answer.value` reaches into a nested column.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +52,7 @@ def _fold(column: str) -> str:
 
 
 def has_column(path: str, found: Sequence[str]) -> bool:
-    """Say whether a column, or the column that a dotted path begins with, is there."""
+    """Say whether a column, or the column that a dotted path starts with, exists."""
     return path in found or ("." in path and path.split(".")[0] in found)
 
 
@@ -64,7 +63,7 @@ def resolve_columns(
     found: Sequence[str],
     aliases: Aliases,
 ) -> dict[str, str]:
-    """Return the file's column for each name that it has. Raises PipelineError for a needed one."""
+    """Return the file's column for each name. Raises PipelineError if a needed one is missing."""
     for shape in SHAPES:
         if set(shape) <= set(needed) and set(shape.values()) <= set(found):
             aliases = {**shape, **aliases}
@@ -73,9 +72,9 @@ def resolve_columns(
         if columns[name] is None:
             raise PipelineError(
                 f"{where}: no column `{name}`. Found: {', '.join(found) or 'none'}. Needed: "
-                f"{', '.join(needed)}.{suggest(name, tuple(found))} If it has another name there, "
-                f"declare `aliases: {{{name}: <its name>}}` for the source in sources.yaml; if the "
-                "first line is data already, declare `format.header`."
+                f"{', '.join(needed)}.{suggest(name, tuple(found))} If the column has another "
+                f"name, declare `aliases: {{{name}: <its name>}}` for the source in sources.yaml; "
+                "if the file has no header line, declare `format.header`."
             )
     return {name: column for name, column in columns.items() if column is not None}
 

@@ -1,4 +1,4 @@
-"""DuckDB for the relational part: in memory, and on the disk where that is not enough."""
+"""DuckDB for the relational part: in memory, spilling to disk if that is not enough."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MEMORY = "400MB"
 def keep_memory() -> Iterator[None]:
     """Let Arrow use malloc, which keeps freed memory for the next batch.
 
-    Its own pool gives pages back at once, to be zeroed again: 5 % of the time of a build.
+    Arrow's own pool returns pages at once, to be zeroed again: 5% of a build's time.
     """
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
@@ -27,7 +27,7 @@ def keep_memory() -> Iterator[None]:
 
 @contextmanager
 def open_database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database of its own, which spills to `scratch`; rows keep their order."""
+    """Open a separate database that spills to `scratch`; rows keep their order."""
     con = duckdb.connect()
     try:
         con.execute(f"SET memory_limit = '{MEMORY}'")
@@ -45,5 +45,5 @@ def quote(text: str) -> str:
 
 
 def quote_name(column: str) -> str:
-    """Return a column's name as SQL."""
+    """Return a column's name quoted for SQL."""
     return '"' + column.replace('"', '""') + '"'

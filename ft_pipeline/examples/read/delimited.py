@@ -1,8 +1,8 @@
-"""Records of CSV and TSV files, each with its line; broken ones repaired where that is certain.
+"""Records of CSV and TSV files, each with its line; broken ones are repaired if that is certain.
 
-A file is read in chunks of whole lines. A chunk in which every record is regular goes through
-Arrow's reader; any other is read record by record, and those that are not regular are repaired
-(repair.py) or set aside. A quote that is never closed costs its own line only.
+A file is read in chunks of whole lines. A chunk of only regular records goes through Arrow's
+reader; any other is read record by record, and irregular records are repaired (repair.py) or set
+aside. An unclosed quote costs only its own line.
 """
 
 import csv
@@ -38,9 +38,9 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 @dataclass
 class DelimitedRecords:
-    """Some records: line and values of each by column, and (line, text) of those that are broken.
+    """Some records: their lines, their values by column, and (line, text) of broken ones.
 
-    Values of a chunk that was not regular may hold bytes that are not UTF-8, as surrogates.
+    Values of an irregular chunk may hold bytes that are not UTF-8, as surrogates.
     """
 
     lines: list[int] = field(default_factory=list)
@@ -51,9 +51,9 @@ class DelimitedRecords:
 def read_delimited(
     chunks: Iterator[bytes], where: str, form: Format, default: str
 ) -> Iterator[DelimitedRecords]:
-    """Yield the records of a file, given in chunks of UTF-8; `default` is the usual delimiter.
+    """Yield the records of a file given as UTF-8 chunks; `default` is the usual delimiter.
 
-    Raises PipelineError for a header that is missing, undecodable, or has a name twice.
+    Raises PipelineError for a header that is missing, undecodable, or has duplicate names.
     """
     buffer = _read_head(chunks)
     dialect = guess_dialect(buffer, where, form, default)
@@ -106,7 +106,7 @@ def _skip_line(chunks: Iterator[bytes]) -> bytes:
 
 
 def _read_header(buffer: bytes, where: str, dialect: Dialect) -> tuple[list[str], int, int]:
-    """Return names, length in bytes, and the number of the line behind the header."""
+    """Return the names, the length in bytes, and the number of the line after the header."""
     lines = split_lines(buffer[:LONGEST_RECORD])
     blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
     count, fields, _ = _next_record(lines, blank, dialect)
@@ -114,19 +114,23 @@ def _read_header(buffer: bytes, where: str, dialect: Dialect) -> tuple[list[str]
     if not any(names) or None in names:
         shown = replace_half_characters("".join(lines[blank : blank + 1])[:200].strip())
         raise PipelineError(
-            f"{where}: its first line is no readable header: {shown!r}. Expected column names in "
-            "UTF-8; see `format.encoding`, `format.delimiter` and `format.header` of the source."
+            f"{where}: the first line is not a readable header: {shown!r}. Expected column names "
+            "in UTF-8; check `format.encoding`, `format.delimiter` and `format.header` of the "
+            "source."
         )
     names = [name or f"unnamed_{i}" for i, name in enumerate(names, start=1)]
     if len(set(names)) != len(names):
-        raise PipelineError(f"{where}: a column name stands twice in the header: {names}.")
+        raise PipelineError(
+            f"{where}: a column name occurs twice in the header: {names}. Rename one, or declare "
+            "`format.header`."
+        )
     return list(map(str, names)), _count_bytes(lines[: blank + count]), 1 + blank + count
 
 
 def _read_regular(
     whole: bytes, names: list[str], dialect: Dialect, line: int
 ) -> DelimitedRecords | None:
-    """Read records that are all regular; None where anything is unusual."""
+    """Read records that are all regular; return None if anything is unusual."""
     if not whole or dialect.after_blanks or not dialect.delimiter.isascii():
         return None
     if not _is_utf8(whole):
@@ -182,7 +186,7 @@ def _has_empty_row(columns: list[pa.Array]) -> bool:
 def _number_lines(
     columns: dict[str, pa.Array], rows: int, first: int, count: int
 ) -> list[int] | None:
-    """Return each record's line; None where the records do not add up to `count` lines."""
+    """Return each record's line; None if the records do not add up to `count` lines."""
     if rows == count:
         return list(range(first, first + rows))
     spans = np.ones(rows, np.int64)
@@ -196,9 +200,9 @@ def _number_lines(
 def _read_with_care(
     whole: bytes, names: list[str], dialect: Dialect, first: int, at_end: bool
 ) -> tuple[DelimitedRecords, int, int]:
-    """Read record by record; return them, and the bytes and lines that were used up.
+    """Read record by record; return the records, and the bytes and lines consumed.
 
-    A record whose end is not there yet is left, unless the file ends.
+    A record whose end has not arrived yet is left, unless the file ends.
     """
     lines, width = split_lines(whole), len(names)
     records, rows, position, patience = DelimitedRecords(), list[list[str]](), 0, PATIENCE
@@ -231,9 +235,9 @@ def _read_with_care(
 
 
 def _read_run(lines: list[str], width: int, dialect: Dialect) -> tuple[list[int], list[list[str]]]:
-    """Return the records up to the first that is not regular or not whole.
+    """Return the records up to the first irregular or incomplete one.
 
-    And the place of each one's first line, and of the one behind them.
+    Also return the position of each one's first line, and of the line after them.
     """
     begun, rows = [0], list[list[str]]()
     reader = dialect.reader(lines)
@@ -251,9 +255,9 @@ def _read_run(lines: list[str], width: int, dialect: Dialect) -> tuple[list[int]
 def _next_record(
     lines: list[str], position: int, dialect: Dialect, reach: int = MOST_LINES
 ) -> tuple[int, list[str] | None, bool]:
-    """Return the number of lines read for the record that begins at a position, and its fields.
+    """Return the number of lines of the record that starts at a position, and its fields.
 
-    And whether it has none because a quote is not closed within `reach` lines.
+    Also return whether it has none because a quote is not closed within `reach` lines.
     """
     stop = min(position + reach, len(lines))
     reader = dialect.reader(map(lines.__getitem__, range(position, stop)))
@@ -268,7 +272,7 @@ def _next_record(
 def _repair_record(
     taken: list[str], fields: list[str] | None, width: int, dialect: Dialect
 ) -> tuple[list[str], list[str] | None]:
-    """Return the lines that belong to a record that is not regular, and its fields if certain."""
+    """Return the lines that belong to an irregular record, and its fields if certain."""
     if fields is None:
         taken = taken[:1]
     if len(taken) == 1 and '"' in taken[0] and dialect.quoting != csv.QUOTE_NONE:
@@ -290,7 +294,7 @@ def _swallows_records(taken: list[str], width: int, dialect: Dialect) -> bool:
 
 
 def _find_boundary(buffer: bytes, dialect: Dialect) -> int:
-    """Return the end of the last line that is no inner line of a quoted field; 0 where none is."""
+    """Return the end of the last line that is not inside a quoted field, or 0."""
     last = end = buffer.rfind(b"\n") + 1 or buffer.rfind(b"\r", 0, -1) + 1
     if dialect.quoting == csv.QUOTE_NONE:
         return end
@@ -305,16 +309,16 @@ def _find_boundary(buffer: bytes, dialect: Dialect) -> int:
 
 
 def _count(content: bytes, byte: bytes) -> int:
-    """Count a frequent byte; bytes.count is made for rare ones."""
+    """Count a frequent byte; bytes.count is optimized for rare ones."""
     return int(np.count_nonzero(np.frombuffer(content, np.uint8) == byte[0]))
 
 
 def _is_quoted_regularly(whole: bytes, delimiter: str) -> bool:
-    """Say whether every quote opens a field at its beginning, closes it at its end, or is doubled.
+    """Say whether every quote opens a field at its start, closes it at its end, or is doubled.
 
-    Quotes beside each other are a run. Outside a field, a run must stand at the field's beginning,
-    and one of even length (which closes it again) at its end; inside, one of odd length (which
-    closes it) must stand at its end.
+    Adjacent quotes are a run. Outside a field, a run must be at the field's start, and one of even
+    length (which closes the field again) also at its end; inside, one of odd length (which closes
+    it) must be at its end.
     """
     content = np.frombuffer(whole if whole.endswith(b"\n") else whole + b"\n", np.uint8)
     at = np.flatnonzero(content == ord('"'))

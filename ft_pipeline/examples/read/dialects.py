@@ -1,4 +1,4 @@
-"""How the fields of a CSV or TSV file are told apart: its delimiter, and what quotes mean."""
+"""How to separate the fields of a CSV or TSV file: its delimiter, and what quotes mean."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are told apart; `after_blanks`: they begin behind the blanks at their start."""
+    """How to separate fields; `after_blanks`: fields start after their leading blanks."""
 
     delimiter: str
     quoting: int
@@ -33,9 +33,9 @@ class Dialect:
 
 
 def guess_dialect(buffer: bytes, where: str, form: Format, default: str) -> Dialect:
-    """Return the dialect that the beginning of a file shows, unless `form` declares it.
+    """Return the dialect that the start of a file shows, unless `form` declares it.
 
-    `default` is the usual delimiter. Raises PipelineError for one that cannot be.
+    `default` is the usual delimiter. Raises PipelineError for an impossible one.
     """
     sample = split_lines(buffer[:HEAD_BYTES])[:1000]
     is_whole = len(sample) < 1000 and len(buffer) < HEAD_BYTES
@@ -46,7 +46,9 @@ def guess_dialect(buffer: bytes, where: str, form: Format, default: str) -> Dial
         others = (default, ",", ";", "\t", "|")
         delimiter = default if default in outside else max(others, key=outside.count)
     if delimiter in '"\r\n':
-        raise PipelineError(f"{where}: `format.delimiter` cannot be {delimiter!r}.")
+        raise PipelineError(
+            f"{where}: `format.delimiter` cannot be {delimiter!r}. Use another character."
+        )
     whole = sample if is_whole else sample[:-1]  # the last line may be cut
     if delimiter == "\t" and _has_plain_quotes(whole, is_whole):
         return Dialect(delimiter, csv.QUOTE_NONE)
@@ -57,7 +59,7 @@ def guess_dialect(buffer: bytes, where: str, form: Format, default: str) -> Dial
 
 
 def _has_plain_quotes(lines: list[str], is_whole: bool) -> bool:
-    """Say whether quotes are plain text in a TSV: some enclose nothing, and every line is whole."""
+    """Say whether quotes in a TSV are plain text: some enclose nothing, and all lines are whole."""
     rows = [line.rstrip("\r\n").split("\t") for line in lines if line.strip()]
     loose = any(f.startswith('"') and not QUOTED.fullmatch(f) for row in rows for f in row)
     if not loose or len({len(row) for row in rows}) != 1:

@@ -1,8 +1,8 @@
-"""Which characters the bytes of a raw file mean, and where that is not certain.
+"""Decode the bytes of a raw file, and mark where that is not certain.
 
-Files are decoded so that a byte that its encoding lacks stays visible in its value: as a surrogate.
-In a file of UTF-8 a value with such bytes is taken for cp1252 (Windows' Latin-1) where that is
-certain: its bytes hold no multi-byte character of UTF-8 and none that cp1252 lacks.
+Bytes that the encoding lacks stay visible in the decoded value, as surrogates. In a UTF-8 file, a
+value with such bytes is read as cp1252 (Windows' Latin-1) if that is certain: its bytes contain no
+multi-byte UTF-8 character and none that cp1252 lacks.
 """
 
 import codecs
@@ -26,7 +26,7 @@ _UTF8_PAIR = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
 def _mark_undecodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Put a byte that cp1252 lacks, too, so that nothing takes it for text."""
+    """Append a byte that cp1252 lacks as well, so that nothing reads it as text."""
     if isinstance(error, UnicodeDecodeError):
         return "\udc81", error.end
     if isinstance(error, UnicodeEncodeError):
@@ -40,7 +40,7 @@ codecs.register_error("ft_mark", _mark_undecodable)
 def detect_encoding(stream: io.BufferedReader, where: str, declared: str | None) -> str:
     """Return the encoding of a text file, as Python names it.
 
-    Raises PipelineError for a binary file, and for an encoding that is none of text.
+    Raises PipelineError for a binary file, and for an encoding that is not for text.
     """
     head = peek(stream, where)
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
@@ -53,8 +53,8 @@ def detect_encoding(stream: io.BufferedReader, where: str, declared: str | None)
             encoding += "-le"
     if encoding.startswith("utf-8") and b"\0" in head:
         raise PipelineError(
-            f"{where}: a binary file (it holds NUL bytes), not text. Expected text in UTF-8; "
-            "for UTF-16 without a byte order mark declare `format.encoding` of the source."
+            f"{where}: a binary file (it contains NUL bytes), not text. Expected UTF-8 text; for "
+            "UTF-16 without a byte order mark, declare `format.encoding` of the source."
         )
     return encoding
 
@@ -65,8 +65,8 @@ def _normalize(declared: str, where: str) -> str:
         codecs.getincrementaldecoder(declared)("ft_mark").decode(b"a")
     except (LookupError, UnicodeError) as error:
         raise PipelineError(
-            f"{where}: `format.encoding: {declared}` is no encoding of text files ({error}). "
-            "Expected one such as utf-8, cp1252, gbk."
+            f"{where}: `format.encoding: {declared}` is not an encoding for text files ({error}). "
+            "Use one such as utf-8, cp1252 or gbk."
         ) from error
     return codecs.lookup(declared).name
 
@@ -88,8 +88,8 @@ def read_utf8(
 ) -> Iterator[bytes]:
     """Yield a text file in chunks of about `size` bytes in UTF-8, without a byte order mark.
 
-    UTF-8 is passed on as it is, mistakes included; what another encoding lacks becomes a byte that
-    is no UTF-8. Raises PipelineError for a binary file.
+    UTF-8 passes through unchanged, including errors; bytes that another encoding lacks become a
+    byte that is not valid UTF-8. Raises PipelineError for a binary file.
     """
     encoding = detect_encoding(stream, where, declared)
     if not encoding.startswith("utf-8"):
@@ -104,20 +104,23 @@ def read_utf8(
 
 
 def peek(stream: io.BufferedReader, where: str) -> bytes:
-    """Return the first bytes of a file, which stay to be read. Raises PipelineError if empty."""
+    """Peek at the first bytes of a file. Raises PipelineError if it is empty."""
     head = stream.peek(65536)[:65536]
     if len(head) < 65536 and not head.removeprefix(codecs.BOM_UTF8).strip():
-        raise PipelineError(f"{where}: the file is empty; expected a header and rows.")
+        raise PipelineError(
+            f"{where}: the file is empty. Expected a header and rows; fetch the file again, or "
+            "remove it."
+        )
     return head
 
 
 def needs_mending(text: str) -> bool:
-    """Say whether a text holds bytes that its file's encoding lacks."""
+    """Say whether a text contains bytes that its file's encoding lacks."""
     return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
 def mend(text: str) -> str | None:
-    """Return a text with its stray cp1252 bytes decoded; None where that is not certain."""
+    """Return a text with its stray cp1252 bytes decoded; None if that is not certain."""
     if not needs_mending(text):
         return text
     try:

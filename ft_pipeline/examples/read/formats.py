@@ -45,7 +45,7 @@ LONGEST_TEXT = 8 * LONGEST_RECORD  # characters of a file of type `text`
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """A record that could not be read as a row: a code of REASONS, and the text's beginning."""
+    """A record that could not be read as a row: a code from REASONS, and the start of its text."""
 
     line: int
     reason: str
@@ -65,9 +65,9 @@ class Block:
 def list_readable(
     source: str, files: Mapping[str, Path], form: Format
 ) -> list[tuple[str, Path, str]]:
-    """Return (name of the file, its path, name of the content) of all that is read, in order.
+    """Return (file name, path, content name) of everything to read, in order.
 
-    Raises PipelineError where no file has a known format.
+    Raises PipelineError if no file has a known format.
     """
     found = [
         (name, path, content)
@@ -77,9 +77,9 @@ def list_readable(
     ]
     if not found:
         raise PipelineError(
-            f"source {source}: no file of a known format ({', '.join(sorted(TYPES))}, each also as "
-            f".gz or inside .zip) among: {', '.join(sorted(files)) or 'nothing'}. Declare "
-            "`format.type` of the source where the names do not tell."
+            f"source {source}: no file of a known format ({', '.join(sorted(TYPES))}, each also "
+            f"as .gz or inside .zip) among: {', '.join(sorted(files)) or 'nothing'}. If the names "
+            "do not show the format, declare `format.type` of the source."
         )
     return found
 
@@ -125,7 +125,7 @@ def _read_table(
 
 
 def _decode(block: Block) -> Block:
-    """Decode the values that hold bytes of another encoding; a row that cannot be is broken."""
+    """Decode values with bytes of another encoding; a row that cannot be decoded is broken."""
     if any(isinstance(column, pa.Array) for column in block.columns.values()):
         return block  # Arrow has proved it to be UTF-8
     odd = {
@@ -159,7 +159,7 @@ def _break(line: int, text: str, reason: str = "malformed_row") -> BrokenRecord:
 
 
 def to_list(values: "list[Any] | pa.Array") -> list[Any]:
-    """Return a column's values as Python's."""
+    """Return a column's values as Python objects."""
     return values if isinstance(values, list) else values.to_pylist()
 
 
@@ -198,9 +198,9 @@ def _is_ended(line: str) -> bool:
 
 
 def _read_json(stream: BufferedReader, name: str, where: str, form: Format) -> Iterator[Block]:
-    """Read an array of objects, or an object that holds one under `results` or `data`.
+    """Read an array of objects, or an object with one under `results` or `data`.
 
-    JSON Lines under this name are read as such.
+    JSON Lines with this file name are recognized.
     """
     if _holds_lines(stream.peek()):
         yield from _read_jsonl(stream, name, where, form)
@@ -210,7 +210,7 @@ def _read_json(stream: BufferedReader, name: str, where: str, form: Format) -> I
 
 
 def _holds_lines(head: bytes) -> bool:
-    """Say whether the first line is an object, and another one begins on the next."""
+    """Say whether the first line is an object, and another one starts on the next."""
     first, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
     if not (first.startswith(b"{") and rest.lstrip().startswith(b"{")):
         return False
@@ -243,23 +243,25 @@ def _read_parquet(stream: BufferedReader, name: str, where: str, form: Format) -
                 yield Block(name, lines, _list_columns(batch, where))
                 start += len(batch)
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise PipelineError(f"{where}: not a readable Parquet file ({error}).") from error
+            raise PipelineError(
+                f"{where}: not a readable Parquet file ({error}). Fetch or create it again."
+            ) from error
 
 
 def _list_columns(batch: pa.RecordBatch, where: str) -> dict[str, list[Any] | pa.Array]:
     names = batch.schema.names
     if len(set(names)) != len(names):
-        raise PipelineError(f"{where}: a column name stands twice: {names}.")
+        raise PipelineError(f"{where}: a column name occurs twice: {names}. Rename one.")
     return {name: batch.column(name).to_pylist() for name in names}
 
 
 def _read_text(stream: BufferedReader, name: str, where: str, form: Format) -> Iterator[Block]:
-    """Match the declared pattern over the whole text; what lies between matches is broken."""
+    """Match the declared pattern over the whole text; anything between matches is broken."""
     text = encodings.open_text(stream, where, form.encoding, newline=None).read(LONGEST_TEXT + 1)
     if len(text) > LONGEST_TEXT:
         raise PipelineError(
-            f"{where}: longer than {LONGEST_TEXT} characters, which `type: text` holds in memory. "
-            "Split it into several files."
+            f"{where}: longer than {LONGEST_TEXT} characters, the most that `type: text` reads "
+            "into memory. Split the file."
         )
     pattern = re.compile(form.pattern or "", re.MULTILINE)
     yield from _collect(name, where, _match_all(text, pattern))
@@ -290,7 +292,7 @@ def _skip(between: str, line: int) -> Iterator[NumberedRecord]:
 
 
 def _collect(file: str, where: str, items: Iterator[NumberedRecord]) -> Iterator[Block]:
-    """Gather objects into blocks: a column for each key so far, None where an object lacks it."""
+    """Collect objects into blocks: a column for each key so far, None if an object lacks it."""
     block, records, names = Block(file), list[dict[str, Any]](), dict[str, None]()
     for line, record in items:
         if isinstance(record, BrokenRecord):
@@ -302,8 +304,8 @@ def _collect(file: str, where: str, items: Iterator[NumberedRecord]) -> Iterator
                 names |= dict.fromkeys(record)
         if len(names) > MOST_COLUMNS:
             raise PipelineError(
-                f"{where}: more than {MOST_COLUMNS} different keys up to record {line}. Keys are "
-                "taken for columns; put those that are data into one object below a key."
+                f"{where}: more than {MOST_COLUMNS} different keys up to record {line}. Each key "
+                "becomes a column; if keys are data, nest them in one object under a single key."
             )
         size = len(records) + len(block.broken)
         if size >= BLOCK_ROWS or len(records) * len(names) > MOST_CELLS:

@@ -1,7 +1,7 @@
-"""The elements of a JSON array, decoded one after the other as the file is read.
+"""The elements of a JSON array, decoded one by one as the file is read.
 
-The array is the file, or stands under `results` or `data` in an object, as the Open Trivia Database
-gives it: `{"response_code": 0, "results": [{"question": …}, …]}`.
+The array is the whole file, or is under `results` or `data` in an object, as in the Open Trivia
+Database: `{"response_code": 0, "results": [{"question": …}, …]}`.
 """
 
 import json
@@ -24,7 +24,7 @@ UNDECODABLE = object()
 
 
 class JsonArray:
-    """The array in a stream of text; `shown` is the beginning of the last element's text.
+    """The array in a stream of text; `shown` is the start of the last element's text.
 
     An element with bytes that are not UTF-8 is read as cp1252, or is UNDECODABLE.
     """
@@ -39,16 +39,16 @@ class JsonArray:
         self.shown = ""
 
     def items(self) -> Iterator[Any]:
-        """Yield the elements. Raises PipelineError where the file is not such JSON."""
+        """Yield the elements. Raises PipelineError if the file is not such JSON."""
         first = self._peek()
         if first == "{":
             yield from self._items_of_object()
         elif first == "[":
             yield from self._items_of_array()
         else:
-            raise self._wrong(f"it begins with {first!r}")
+            raise self._wrong(f"it starts with {first!r}")
         if self._peek():
-            raise self._wrong(f"{self._buffer[self._at : self._at + 20]!r} follows behind its end")
+            raise self._wrong(f"{self._buffer[self._at : self._at + 20]!r} follows after its end")
 
     def _items_of_object(self) -> Iterator[Any]:
         self._expect("{")
@@ -99,7 +99,7 @@ class JsonArray:
             return value
 
     def _may_go_on(self, error: Exception) -> bool:
-        """Say whether a value may be whole with more of the file."""
+        """Say whether a value may become complete with more of the file."""
         if not isinstance(error, json.JSONDecodeError):
             return False
         # The longest token that can be cut: a character written as `\ud83d\ude00`.
@@ -123,7 +123,7 @@ class JsonArray:
     def _fill(self) -> bool:
         size = max(self.CHUNK, len(self._buffer) - self._at)  # double it: a long value is read once
         if size > LONGEST_VALUE:
-            raise self._wrong("one value is too long")
+            raise self._wrong("a value is too long")
         chunk = self._text.read(size)
         if not chunk:
             return False
@@ -135,6 +135,6 @@ class JsonArray:
     def _wrong(self, what: str) -> PipelineError:
         place = f"in record {self._count}: " if self._count else ""
         return PipelineError(
-            f"{self._where}: not a JSON array of objects, nor an object with one under `results` "
-            f"or `data`: {place}{replace_half_characters(what)}."
+            f"{self._where}: neither a JSON array of objects, nor an object with one under "
+            f"`results` or `data`: {place}{replace_half_characters(what)}."
         )

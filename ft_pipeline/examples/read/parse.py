@@ -1,6 +1,6 @@
-"""Parsers: what is taken from a row, how each value is read, and why a row cannot be used.
+"""Parsers: what to take from a row, how to read each value, and why a row cannot be used.
 
-The parser `trivia` takes from
+From this row, the parser `trivia` takes
 
     {"question": "Which river flows through Paris?", "correct_answer": "Seine",
      "incorrect_answers": "[\\"Loire\\", \\"Rhône\\"]", "category": "Geography",
@@ -30,23 +30,23 @@ from ft_pipeline.examples.read.values import (
 )
 
 REASONS = {
-    "malformed_row": "the record does not have the header's number of fields, or is no JSON object",
-    "undecodable": "it holds bytes that are neither UTF-8 nor with certainty cp1252",
-    "empty_text": "a text that the prompt or completion needs is empty",
-    "missing_answer": "there is no answer, completion or label",
-    "unreadable_list": "a list is neither JSON nor Python nor delimited",
+    "malformed_row": "the record has the wrong number of fields, or is not a JSON object",
+    "undecodable": "it contains bytes that are neither UTF-8 nor clearly cp1252",
+    "empty_text": "a text needed for the prompt or completion is empty",
+    "missing_answer": "the answer, completion or label is missing",
+    "unreadable_list": "a list is neither JSON, nor Python, nor delimited",
     "answer_among_wrong_ones": "the correct answer is also an incorrect one",
-    "too_few_options": "fewer than three distinct incorrect answers, or not the other truth value",
-    "unknown_label": "the label is not among those that the recipe names",
-    "no_assistant_turn": "the messages do not end with a user's turn and an assistant's",
-    "control_tokens": "a text holds a token that marks turns or thoughts in chat templates",
-    "not_renderable": "the rendered item does not read back as the same item",
+    "too_few_options": "fewer than three distinct wrong answers (true/false: not the other value)",
+    "unknown_label": "the recipe does not list this label",
+    "no_assistant_turn": "the messages do not end with a user turn and an assistant turn",
+    "control_tokens": "a text contains a token that marks turns or thoughts in chat templates",
+    "not_renderable": "the rendered item does not parse back to the same item",
     "forgotten": "its row_id is in data/forget.txt",
-    "duplicate": "the same identity columns as another row, of which one is kept",
-    "near_duplicate": "its question is nearly that of another row, of which one is kept",
-    "contaminated": "its question is nearly one of the validation split or of a held-out file",
+    "duplicate": "its identity columns equal another row's, and only one is kept",
+    "near_duplicate": "its question is nearly the same as another row's, and only one is kept",
+    "contaminated": "its question is nearly the same as a validation or held-out question",
     "not_sampled": "left out by the recipe's `limit`, `weight` or `shares`",
-    "too_few_for_a_set": "alone in its category and split, and only sets are made of it",
+    "too_few_for_a_set": "alone in its category and split, and the recipe only asks for sets",
 }
 
 Convert = Callable[[Sequence[Any] | pa.Array, str | None], pa.Array]
@@ -54,7 +54,7 @@ Convert = Callable[[Sequence[Any] | pa.Array, str | None], pa.Array]
 
 @dataclass(frozen=True)
 class Field:
-    """One value taken from a row: how it is read, and its Arrow type."""
+    """One value taken from a row: how to read it, and its Arrow type."""
 
     read: Convert
     type: pa.DataType = TEXT
@@ -62,12 +62,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Parser:
-    """What one kind of row holds. All expressions are DuckDB's SQL.
+    """What one kind of row holds. All expressions are DuckDB SQL.
 
-    `fields` a file must have; `optional` ones are empty where it has not, unless `normal` makes
-    them of others (`derivable`). `normal` replaces fields, `derived` are needed by the rules alone,
-    `rendered` by the templates alone. `expand` makes other fields of those that were read. `rules`
-    are (reason, condition) in order; `question` is the text by which two rows count as the same.
+    A file must have `fields`; missing `optional` ones are empty, unless `normal` derives them from
+    others (`derivable`). `normal` replaces fields; only the rules need `derived`, and only the
+    templates need `rendered`. `expand` turns the fields that were read into others. `rules` are
+    (reason, condition) in order; `question` is the text that makes two rows count as the same.
     """
 
     fields: dict[str, Field]

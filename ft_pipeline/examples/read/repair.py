@@ -1,4 +1,4 @@
-"""Records of CSV that are not regular, repaired where one reading is certain.
+"""Repair irregular CSV records if one reading is certain.
 
     a,b,,                    empty fields too many at its end
     a,What, me worry?        one comma with a blank behind it that nobody quoted
@@ -15,7 +15,7 @@ from ft_pipeline.examples.read.dialects import QUOTED, Dialect
 
 
 def repair(fields: list[str], width: int, delimiter: str) -> list[str] | None:
-    """Return the record with the right number of fields; None where no reading is certain."""
+    """Return the record with the right number of fields; None if no reading is certain."""
     if len(fields) > width and not any(value.strip() for value in fields[width:]):
         return fields[:width]
     begun = [i for i, value in enumerate(fields) if i and value[:1] == " " and value.strip()]
@@ -27,7 +27,7 @@ def repair(fields: list[str], width: int, delimiter: str) -> list[str] | None:
 
 
 def repair_quotes(line: str, width: int, delimiter: str) -> list[str] | None:
-    """Return the fields of a line with quotes in odd places; None where no reading is certain."""
+    """Return the fields of a line with quotes in odd places; None if no reading is certain."""
     line = line.rstrip("\r\n")
     if line.count('"') % 2 or '\\"' in line:
         return None

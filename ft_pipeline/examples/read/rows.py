@@ -1,4 +1,4 @@
-"""Rows of one source as Arrow batches: place, identity, and the parser's fields, read and cleaned.
+"""Rows of one source as Arrow batches: place, identity, and the parser's fields, cleaned.
 
 One row of a batch, shortened:
 
@@ -6,8 +6,8 @@ One row of a batch, shortened:
      "identity": "trivia\\x1fcorrect_answer\\x1eSeine\\x1fquestion\\x1eWhich river…", "letters":
      "whichriverflowsthroughparis\\n", "question": "Which river…", "incorrect_answers": ["Loire"]}
 
-`row_id` is 32 hex characters of SHA-256 over `identity`: the source's name and its identity
-columns, cleaned; empty ones are left out.
+`row_id` is 32 hex characters of SHA-256 over `identity`: the source's name and its cleaned identity
+columns; empty ones are left out.
 """
 
 import hashlib
@@ -45,11 +45,11 @@ PLACE = {
 
 @dataclass
 class RowReader:
-    """Reads the rows of one source for one parser.
+    """Read the rows of one source for one parser.
 
-    `columns` are further columns, by the names that templates use, `required` the parser's optional
-    fields that a file must have here. `found` tells afterwards which
-    column of which file was taken, `read` how many records there were.
+    `columns` are additional columns, by the names that templates use; `required` are optional
+    fields of the parser that a file must have here. Afterwards, `found` tells which column of which
+    file was used, and `read` how many records there were.
     """
 
     source: str
@@ -62,7 +62,7 @@ class RowReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the batches."""
+        """The schema of the batches."""
         fields = {name: given.type for name, given in self._fields().items()}
         if self.parser.expand:
             empty = {name: pa.array([], kind) for name, kind in fields.items()}
@@ -76,7 +76,7 @@ class RowReader:
     def map_batches(
         self, files: Mapping[str, Path], work: Callable[[pa.RecordBatch], Result]
     ) -> Iterator[Result]:
-        """Yield what `work` makes of each batch of records, in order; several threads work.
+        """Yield the result of `work` for each batch of records, in order; several threads work.
 
         Raises PipelineError for a missing column.
         """
@@ -102,11 +102,11 @@ class RowReader:
 
     @property
     def internal(self) -> dict[str, str]:
-        """The name in the batches of each further column: none of SQL's or of ours."""
+        """Unique names of the additional columns in the batches, apart from SQL's and ours."""
         return {name: f"column_{number}" for number, name in enumerate(self.columns)}
 
     def _resolve(self, block: Block) -> dict[str, str]:
-        """Return the columns of a file, looked for once for each set of columns that it shows."""
+        """Return the columns of a file, looked up once for each set of columns that occurs."""
         names = list(block.columns)
         if not names or set(names) <= set(self.found.get(f"{block.file}\0", ())):
             return self.found.get(block.file, {})
@@ -118,7 +118,7 @@ class RowReader:
         for name in self.declared.identity:
             if name not in found and not has_column(name, names):
                 raise PipelineError(
-                    f"{where}: no column `{name}`, which `identity` of the source names. Found: "
+                    f"{where}: no column `{name}`, which the source's `identity` lists. Found: "
                     f"{', '.join(names)}."
                 )
         self.found[block.file] = self.found.get(block.file, {}) | found
@@ -211,5 +211,5 @@ def compute_row_id(identity: str) -> str:
 
 
 def describe_columns(reader: RowReader) -> dict[str, dict[str, str]]:
-    """Return by file which column was taken for which name."""
+    """Return by file which column was used for which name."""
     return {file: columns for file, columns in reader.found.items() if not file.endswith("\0")}

@@ -1,4 +1,4 @@
-"""Find raw rows by their text, with the row_id that every recipe knows them by."""
+"""Find raw rows by their text, with the row_id that all recipes use."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ def find_rows(
     text: str,
     columns: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return row_id, source, file, line and text of the rows in whose fields `text` occurs.
+    """Return row_id, source, file, line and text of the rows with `text` in a field.
 
-    `columns`: those that templates of the recipe name besides.
+    `columns`: additional ones that templates of the recipe use.
     """
     reader = make_reader(source, declared, parser, columns)
     text = clean(text)

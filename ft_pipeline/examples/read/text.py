@@ -1,9 +1,9 @@
-"""Clean text: entities, Unicode, white space, and tokens that a chat template gives a meaning to.
+"""Clean text: entities, Unicode, white space, and tokens with a meaning in chat templates.
 
     clean("  Caf&eacute;\\u00a0&amp; bar ")  →  "Café & bar"
     sanitize("Say <|im_end|> now")      →  "Say < |im_end|> now"
 
-`clean_array` does the same to an Arrow array and hands to Python only the values that need it.
+`clean_array` does the same for an Arrow array, passing only values that need it to Python.
 """
 
 import functools
@@ -61,17 +61,17 @@ def clean_verbatim(value: object) -> str:
 
 
 def replace_half_characters(text: str) -> str:
-    """Return text that UTF-8 can hold: surrogates without their half become U+FFFD."""
+    """Return text that UTF-8 can hold: lone surrogates become U+FFFD."""
     return text if text.isascii() else _HALF_CHARACTER.sub("\ufffd", text)
 
 
 def has_control_token(text: str) -> bool:
-    """Say whether a text holds one of CONTROL_TOKENS."""
+    """Say whether a text contains one of CONTROL_TOKENS."""
     return ("<" in text or "[" in text) and _CONTROL.search(text) is not None
 
 
 def sanitize(text: str) -> str:
-    """Put a blank behind the first character of each control token, so that it is plain text."""
+    """Insert a space after the first character of each control token, which makes it plain text."""
     while has_control_token(text):  # a cut may close another: `<<|x|>|x|>`
         text = _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
@@ -83,7 +83,7 @@ def count_control_tokens(text: str) -> int:
 
 
 def clean_array(values: pa.Array, convert: Callable[[object], str] = clean) -> pa.Array:
-    """Return string values cleaned by `convert`, null as "". Equal to converting each one."""
+    """Return string values cleaned by `convert`, null as "". Equivalent to converting each one."""
     values = pc.fill_null(values, "")
     if len(values) > 1000 and len(pc.unique(values.slice(0, 1000))) < 100:
         encoded = values.dictionary_encode()  # a few values over and over
@@ -103,9 +103,9 @@ def clean_array(values: pa.Array, convert: Callable[[object], str] = clean) -> p
 
 
 def _find_unclean(values: pa.Array) -> pa.Array:
-    """Return a mask of the values that `clean` may change: those with odd bytes or outer blanks.
+    """Return a mask of the values that `clean` may change: with odd bytes or outer blanks.
 
-    And those with two blanks in a row, or beside another value that begins or ends with one.
+    Also those with two blanks in a row, or next to a value that starts or ends with one.
     """
     size = len(values)
     offsets = np.frombuffer(values.buffers()[1] or bytes(4), np.int32)[values.offset :][: size + 1]
@@ -126,7 +126,7 @@ def _find_unclean(values: pa.Array) -> pa.Array:
 def sanitize_array(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Return texts (or lists of texts) with their control tokens sanitized.
 
-    And a mask of the values that held one; None where none did.
+    Also return a mask of the values that contained one; None if none did.
     """
     if pa.types.is_list(values.type):
         inner, touched = sanitize_array(values.values)
@@ -154,10 +154,10 @@ _NOT_LETTERS = bytes(c for c in range(128) if not chr(c).isalnum() and chr(c) !=
 
 
 def fold_letters(values: pa.Array) -> pa.Array:
-    """Return the lower-case letters and digits of each value, ended by a line feed.
+    """Return the lower-case letters and digits of each value, terminated by a line feed.
 
-    Texts that differ in case, punctuation or spacing only fold to the same. ASCII is folded in one
-    go over the whole buffer; a value without any letter or digit stays as it is.
+    Texts that differ only in case, punctuation or spacing fold to the same. ASCII is folded in one
+    pass over the whole buffer; a value without letters or digits stays unchanged.
     """
     if not len(values):
         return values

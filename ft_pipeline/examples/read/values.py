@@ -1,4 +1,4 @@
-"""How one value of a row is read: text of one or several lines, lists, dialogues, labels, chats.
+"""How to read one value of a row: text of one or several lines, lists, dialogues, labels, chats.
 
     read_lists(["[\\"Loire\\", \\"Rhône\\"]", "Po|Rhein"])  →  [["Loire", "Rhône"], ["Po", "Rhein"]]
 
@@ -49,9 +49,9 @@ def read_verbatim(values: Sequence[Any] | pa.Array, delimiter: str | None = None
 
 
 def read_lists(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -> pa.Array:
-    """Read lists of short texts; null where a list cannot be read.
+    """Read lists of short texts; null if a list cannot be read.
 
-    Lists that are plainly quoted JSON go through Arrow, any other through `parse_list`.
+    Plainly quoted JSON lists go through Arrow, all others through `parse_list`.
     """
     if not isinstance(values, pa.Array):
         return _clean_lists(pa.array([parse_list(v, delimiter) for v in values], pa.list_(TEXT)))
@@ -80,7 +80,7 @@ def read_options(values: Sequence[Any] | pa.Array, delimiter: str | None = None)
 
 
 def read_answers(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -> pa.Array:
-    """Read answers of several lines; of a list of accepted answers the first."""
+    """Read answers of several lines; from a list of accepted answers, the first."""
     if isinstance(values, pa.Array) and delimiter is None:
         looks_like_list = pc.starts_with(values, "[")
         if not pc.any(looks_like_list).as_py():
@@ -90,7 +90,7 @@ def read_answers(values: Sequence[Any] | pa.Array, delimiter: str | None = None)
 
 
 def read_turns(values: Sequence[Any] | pa.Array, delimiter: str | None = None) -> pa.Array:
-    """Read dialogues: text, or a list of turns, one a line as `speaker: text`."""
+    """Read dialogues: text, or a list of turns, one per line as `speaker: text`."""
     if (
         isinstance(values, pa.Array)
         and not pc.any(pc.match_substring_regex(values, r"^\s*[\[{]")).as_py()
@@ -111,7 +111,7 @@ def read_labels(values: Sequence[Any] | pa.Array, delimiter: str | None = None) 
 
 
 def normalize_label(label: str) -> str:
-    """Return one way to write a label: `1` for 1.0 and True, `0` for 0.0 and False."""
+    """Return the canonical form of a label: `1` for 1.0 and True, `0` for 0.0 and False."""
     numbers = {"true": "1", "false": "0", "1.0": "1", "0.0": "0"}
     return numbers.get(label.strip().lower(), label.strip())
 
@@ -140,7 +140,7 @@ def to_text(values: Sequence[Any] | pa.Array) -> pa.Array:
 
 
 def read_identity(values: Sequence[Any] | pa.Array) -> pa.Array:
-    """Read values that make a row the same row: cleaned texts; lists however they are written."""
+    """Read values that identify a row: cleaned texts; lists however they are written."""
     if isinstance(values, pa.Array):
         if not pc.any(pc.starts_with(values, "[")).as_py():
             return read_line(values)
@@ -189,7 +189,7 @@ def _read_json(text: str) -> Any:
 
 
 def unpack_json(value: Any) -> Any:
-    """Return what a text of JSON holds, None where it is none; any other value as it is."""
+    """Parse a JSON text, None if it is not valid; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -199,7 +199,7 @@ def unpack_json(value: Any) -> Any:
 
 
 def parse_messages(value: Any) -> list[tuple[str, str]] | None:
-    """Read a chat as (role, text) pairs; None where it is none.
+    """Read a chat as (role, text) pairs; None if it is not a chat.
 
     Takes `role`/`content` (OpenAI), `from`/`value` (ShareGPT) and `speaker`/`text`.
     """

@@ -7,12 +7,11 @@ One example of `examples.parquet`:
      "completion": "Question: Which river…", "source_rows": ["0b1d…"], "groups": ["93ac…"],
      "category": "Geography", "difficulty": "easy"}
 
-`meta/rejected.jsonl` lists every row that was not used, with its place and reason;
-`meta/rows.parquet` every used row, with its place, question, group and split.
+`meta/rejected.jsonl` lists every rejected row with its place and the reason, `meta/rows.parquet`
+every used row with its place, question, group and split.
 
-The rows are read (rows.py), filtered by SQL in DuckDB, put in order of row_id (partition.py), freed
-of duplicates (selection.py) and rendered, a part at a time, so that memory does not grow with the
-data.
+Rows are read (rows.py), filtered by SQL in DuckDB, sorted by row_id (partition.py), deduplicated
+(selection.py) and rendered, one part at a time, so that memory does not grow with the data.
 """
 
 import tempfile
@@ -50,7 +49,7 @@ _MADE_UP: dict[str, dict[str, set[str]]] = {
 
 @dataclass(frozen=True)
 class RawSource:
-    """The files of a source by name, and how they are read."""
+    """The files of a source by name, and how to read them."""
 
     declared: Source
     files: Mapping[str, Path]
@@ -62,7 +61,7 @@ class RawSource:
 
 @dataclass
 class Input:
-    """One source on its way: its reader, templates, and usable rows in order of row_id."""
+    """One source in progress: its reader, templates, and usable rows in order of row_id."""
 
     number: int
     given: ExampleInput
@@ -87,9 +86,9 @@ def build_examples(
 ) -> dict[str, Any]:
     """Make all examples of a recipe and write them to `folder`; return the report.
 
-    `held_out` gives the files of `examples.held_out` by name, `forgotten` row ids that must not be
-    used. Raises PipelineError where a file cannot be read, every row is rejected, or one split of
-    the split is empty.
+    `held_out` gives the files of `examples.held_out` by name, `forgotten` the row ids that must not
+    be used. Raises PipelineError if a file cannot be read, every row is rejected, or a split is
+    empty.
     """
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as name, keep_memory():
         scratch = Path(name)
@@ -123,7 +122,7 @@ def needed_columns(given: ExampleInput, examples: Examples) -> tuple[str, ...]:
 
 
 def list_template_fields(given: ExampleInput, examples: Examples) -> dict[str, set[str]]:
-    """Return the fields that an input's prompts and completions are filled from."""
+    """Return the fields that fill an input's prompts and completions."""
     templates = _choose_templates(given, examples).values()
     made_of = {"options": {"incorrect_answers"}, **_MADE_UP.get(given.parser, {})}
     named = {
@@ -137,7 +136,7 @@ def list_template_fields(given: ExampleInput, examples: Examples) -> dict[str, s
 
 
 def read_questions(name: str, path: Path) -> Iterator[str]:
-    """Yield the questions of a held-out file. Raises PipelineError where it has no such column."""
+    """Yield the questions of a held-out file. Raises PipelineError if it has no such column."""
     reader = make_reader(f"held_out {name}", Source(), "held_out")
     for batch in reader.read_batches({path.name: path}):
         yield from (question for question in batch.column("question").to_pylist() if question)
@@ -165,7 +164,7 @@ def _read_input(
     outputs: Outputs,
     forgets: bool,
 ) -> None:
-    """Read a source's rows, filter them, and put the usable ones in order."""
+    """Read a source's rows, filter them, and sort the usable ones."""
     row_filter = RowFilter(
         con, each.reader, each.given, needed_columns(each.given, examples), examples
     )
@@ -184,11 +183,10 @@ def _read_input(
 def _settle(
     con: duckdb.DuckDBPyConnection, each: Input, columns: Sequence[str] = ()
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
-    """Yield, part by part, the rows that are kept, and the duplicates (with `repeats`) if any.
+    """Yield, part by part, the kept rows, and the duplicates (with `repeats`) if any.
 
-    Of rows with the same row_id the one with the smallest values is kept, then the first by place.
-    Kept rows have a `side`, their split, by hash. `columns`, if given, are all that is needed of
-    them.
+    Of rows with the same row_id, the one with the smallest values is kept, then the first by place.
+    Kept rows have a `side`, their split by hash. `columns` limits the columns to these.
     """
     for part, table in each.rows.read_all(columns):
         repeated = find_repeated(table)
@@ -210,7 +208,7 @@ def _settle(
 def _rank_repeated(
     con: duckdb.DuckDBPyConnection, table: pa.Table, repeated: np.ndarray
 ) -> np.ndarray:
-    """Return the places of the rows that repeat another one, without the one that is kept."""
+    """Return the places of repeated rows, without the kept one."""
     places = np.flatnonzero(repeated)
     con.register("repeated", table.take(pa.array(places)).append_column("place", pa.array(places)))
     values = [n for n in table.column_names if n not in ("row_id", "file", "line")]
@@ -224,7 +222,7 @@ def _rank_repeated(
 
 
 def _list_questions(con: duckdb.DuckDBPyConnection, each: Input) -> Iterator[pa.Table]:
-    """Yield what decides whether a row is kept: row_id, group, question, category and split."""
+    """Yield what decides whether to keep a row: row_id, group, question, category and split."""
     has_category = "category" in each.parser.optional
     wanted = ["row_id", "question_group", each.parser.question]
     wanted += ["category"] if has_category else []
@@ -249,7 +247,7 @@ def _render_input(
     scratch: Path,
     seed: int,
 ) -> None:
-    """Render the rows of a source, part by part, and write examples, rows and rejected ones."""
+    """Render the rows of a source, part by part; write examples, used rows and rejected rows."""
     source = each.given.source
     members = Parts(scratch / f"sets{each.number}", each.raw.bytes)
     query = _render_query(each, seed)
@@ -272,7 +270,7 @@ def _render_input(
 
 
 def _sanitize(examples: pa.Table, each: Input) -> pa.Table:
-    """Sanitize control tokens that fields made up together; not where the template has some."""
+    """Sanitize control tokens formed across fields, unless the template contains some."""
     shipped = TEMPLATES[each.given.parser]
     custom = [t for name, t in each.templates.items() if name not in shipped]
     if not custom or any(count_control_tokens(t.prompt + t.completion) for t in custom):
@@ -285,7 +283,7 @@ def _sanitize(examples: pa.Table, each: Input) -> pa.Table:
 
 
 def _list_members(each: Input) -> str:
-    """Return the query for the rows of sets, under the id of their set."""
+    """Return the query for the rows of sets, by the id of their set."""
     item = to_sql(each.templates[QUIZ_SET].completion, _columns(each))
     return (
         f"SELECT set_id AS row_id, position, row_id AS member, question_group, side, category, "
@@ -294,7 +292,7 @@ def _list_members(each: Input) -> str:
 
 
 def _render_query(each: Input, seed: int) -> str | None:
-    """Return the query that renders the templates of single rows, row by row; None without any."""
+    """Return the query that renders templates of single rows, row by row; None without any."""
     columns = _columns(each)
     has = {**each.parser.optional, **each.parser.fields}
     fixed = {

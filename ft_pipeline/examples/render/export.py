@@ -5,8 +5,8 @@ One line of `train_set.jsonl`:
     {"prompt": "Generate a quiz question about…", "completion": "Question: …",
      "example_id": "5f0a…", "source_rows": ["0b1d…"], "task": "quiz_question"}
 
-Where chats with earlier turns are among the examples, each line has `history` too: a list of
-messages, empty for the others.
+If some examples are chats with earlier turns, each line also has `history`: a list of messages,
+empty for the other examples.
 """
 
 import tempfile
@@ -70,7 +70,7 @@ def find_leaks(examples_file: Path) -> list[str]:
 
 
 def find_empty_texts(examples_file: Path) -> list[str]:
-    """Return the ids of examples without prompt or completion; none is expected."""
+    """Return the ids of examples with an empty prompt or completion; none is expected."""
     query = (
         "SELECT example_id FROM examples WHERE trim(prompt) = '' OR trim(completion) = '' "
         "OR prompt IS NULL OR completion IS NULL"
@@ -79,9 +79,9 @@ def find_empty_texts(examples_file: Path) -> list[str]:
 
 
 def find_forged_turns(examples_file: Path, own: Mapping[str, int] | None = None) -> list[str]:
-    """Return the ids of examples with a control token that no template put there.
+    """Return the ids of examples with a control token that is not from a template.
 
-    `own` is the number of such tokens that the template of a task has itself, by task.
+    `own` is the number of such tokens in each task's own template.
     """
     given = {**OWN_TOKENS, **(own or {})}
     cases = " ".join(f"WHEN {quote(task)} THEN {count}" for task, count in given.items())
@@ -95,7 +95,7 @@ def find_forged_turns(examples_file: Path, own: Mapping[str, int] | None = None)
 
 
 def find_near_across_splits(rows_file: Path, threshold: float) -> list[tuple[int, int]]:
-    """Return pairs of questions (by the keys of their words), one in each split, that are near."""
+    """Return near pairs of questions (by the keys of their words), one in each split."""
     keys, splits, index = _index_questions(rows_file, threshold)
     pairs = index.find_pairs()
     of = dict(zip(keys, splits, strict=True))
@@ -119,14 +119,14 @@ def _index_questions(rows_file: Path, threshold: float) -> tuple[list[int], list
 
 @contextmanager
 def _open(examples_file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database with the view `examples`; nothing of it is left behind."""
+    """Open a temporary database with the view `examples`."""
     with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch)) as con:
         con.execute(f"CREATE VIEW examples AS FROM read_parquet({quote(str(examples_file))})")
         yield con
 
 
 def _content(texts: pa.Array) -> memoryview:
-    """Return the bytes of an array's texts, one after the other, without copying."""
+    """Return the concatenated bytes of an array's texts, without copying."""
     offsets = np.frombuffer(texts.buffers()[1], np.int32)
     start, end = offsets[texts.offset], offsets[texts.offset + len(texts)]
     return memoryview(texts.buffers()[2])[start:end]

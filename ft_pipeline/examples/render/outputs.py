@@ -1,4 +1,4 @@
-"""What is written while examples are built: examples, used rows, rejected rows, and the report."""
+"""The outputs of building examples: examples, used rows, rejected rows, and the report."""
 
 import json
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ class Outputs:
         self._write(self._examples, table, EXAMPLES_SCHEMA)
 
     def write_rows(self, source: str, rows: pa.Table, question: str) -> None:
-        """Add used rows. Their questions are kept only where a check will compare them."""
+        """Add used rows. Their questions are kept only if a check will compare them."""
         nothing = pa.nulls(len(rows), _TEXT)
         columns = {
             "row_id": rows.column("row_id"),
@@ -112,7 +112,7 @@ class Outputs:
         self._write(self._rows, pa.table(columns), ROWS_SCHEMA)
 
     def _write(self, writer: pq.ParquetWriter, table: pa.Table, schema: pa.Schema) -> None:
-        """Write in a thread of its own; one table waits at most."""
+        """Write in a separate thread; at most one table waits."""
         self._wait()
         if len(table):
             rows = table.select(schema.names).cast(schema)
@@ -137,9 +137,9 @@ class Outputs:
         self._rejected.write_table(pa.table(columns, schema=REJECTED_SCHEMA))
 
     def finish(self, read: int) -> dict[str, Any]:
-        """Close the files, write the rejected rows, and return the counts of what was written.
+        """Close the files, write the rejected rows, and return the counts.
 
-        Raises PipelineError where no example came out, or one split has none.
+        Raises PipelineError if there is no example, or none in one split.
         """
         self._wait()
         self._close()
@@ -165,7 +165,7 @@ class Outputs:
         return report
 
     def write_report(self, report: Mapping[str, Any]) -> None:
-        """Write the report beside the rest."""
+        """Write the report next to the other outputs."""
         text = json.dumps(report, indent=1, ensure_ascii=False)
         (self._folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -202,13 +202,16 @@ class Outputs:
 
     def _require_examples(self, report: Mapping[str, Any]) -> None:
         if not report["rows_read"]:
-            raise PipelineError("prompt_completions: the sources have no rows. Add some.")
+            raise PipelineError(
+                "prompt_completions: the sources have no rows. Add rows, or other sources to "
+                "examples.inputs."
+            )
         if not report["rows_used"]:
             reasons = sorted(report["rejected_by_reason"].items(), key=lambda item: -item[1])
             listed = ", ".join(f"{count} × {reason}" for reason, count in reasons)
             with (self._folder / REJECTED_FILE).open(encoding="utf-8") as file:
                 first = file.readline().strip()
             raise PipelineError(
-                f"prompt_completions: every one of the {report['rows_read']} rows was rejected: "
-                f"{listed}. First: {first}. Check the parser and the columns of the source."
+                f"prompt_completions: all {report['rows_read']} rows were rejected: {listed}. "
+                f"First: {first}. Check the parser and the columns of the source."
             )

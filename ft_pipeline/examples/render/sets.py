@@ -12,7 +12,7 @@ from ft_pipeline.examples.select.partition import Parts
 
 
 def render_sets(con: duckdb.DuckDBPyConnection, members: Parts) -> Iterator[pa.Table]:
-    """Yield the examples of sets, given their members: `row_id` is the set's (its first row's)."""
+    """Yield the examples of sets, given their members: `row_id` is that of the set's first row."""
     columns = {"n": "n", "category": "category"}
     for part in members.parts():
         con.register("members_of_part", members.read(part))

@@ -1,7 +1,7 @@
-"""Templates as SQL, and their completions read back.
+"""Render templates as SQL, and parse their completions back.
 
-Metrics read a model's answer with `parse_quiz_items`, the same form that each training completion
-has (QUIZ_ITEM in config/templates.py).
+Metrics parse a model's answer with `parse_quiz_items`, in the form of the training completions
+(QUIZ_ITEM in config/templates.py).
 """
 
 import re
@@ -13,7 +13,7 @@ from ft_pipeline.config.templates import split_template
 
 @dataclass(frozen=True)
 class QuizItem:
-    """A quiz question as text holds it."""
+    """A quiz question parsed from text."""
 
     question: str
     correct_answer: str
@@ -29,7 +29,7 @@ class Reasoning:
 
 
 def to_sql(text: str, columns: Mapping[str, str]) -> str:
-    """Return a DuckDB expression that renders a template's text; `columns` gives each field's."""
+    """Return a DuckDB expression that renders a template; `columns` maps fields to columns."""
     parts = [columns[name] if name else _quote(literal) for name, literal in split_template(text)]
     return " || ".join(parts) or "''"
 
@@ -48,7 +48,7 @@ _THOUGHTS = re.compile(r"^\s*<think>(?P<thoughts>.*?)</think>(?P<response>.*)$",
 
 
 def parse_quiz_items(text: str) -> list[QuizItem]:
-    """Find all quiz items in a text, complete ones only, in order."""
+    """Find all complete quiz items in a text, in order."""
     return [
         QuizItem(
             question=match["question"].strip(),
@@ -60,7 +60,7 @@ def parse_quiz_items(text: str) -> list[QuizItem]:
 
 
 def parse_chain_of_thought(text: str) -> Reasoning | None:
-    """Split an answer into thoughts and response; None where `<think>` is missing or not closed."""
+    """Split an answer into thoughts and response; None if `<think>` is missing or not closed."""
     match = _THOUGHTS.match(text)
     if match is None:
         return None
@@ -68,12 +68,12 @@ def parse_chain_of_thought(text: str) -> Reasoning | None:
 
 
 def is_boolean(answer: str) -> bool:
-    """Whether an answer is one of True and False."""
+    """Whether an answer is True or False."""
     return answer.casefold() in ("true", "false")
 
 
 def expected_options(correct_answer: str) -> int:
-    """Number of incorrect options that belong to an answer: one for true/false, else three."""
+    """Number of incorrect options for an answer: one for true/false, otherwise three."""
     return 1 if is_boolean(correct_answer) else 3
 
 

@@ -1,4 +1,4 @@
-"""Rows to used or rejected ones, each with its split: parsing, duplicates, forgotten rows.
+"""Decide which rows are used or rejected, and their split: parsing, duplicates, forgotten rows.
 
 It imports base, config, store's row cache and read/.
 """

@@ -1,7 +1,7 @@
-"""Which rows can be used: row_id, group, and the reason against each, by SQL over a batch.
+"""Which rows can be used: row_id, group, and the reason against each rejected one, by SQL.
 
-The rules are the parser's (parse.py) and the recipe's. Several threads check batches at once, each
-with a cursor of its own.
+The rules come from the parser (parse.py) and the recipe. Several threads check batches at once,
+each with its own cursor.
 """
 
 import threading
@@ -19,7 +19,7 @@ _DONE = ("identity", "letters", "broken")
 
 
 class RowFilter:
-    """Says of each row of a source whether it can be used, and why not."""
+    """Decides whether each row of a source can be used, and why not."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 """Rows that must not be learned from: `data/forget.txt`.
 
-One row_id a line, anything behind it is a comment:
+One row_id per line; anything after it is a comment:
 
     5f0a3c…9d  asked for by mail on 2026-11-02
 
-It is changed under a lock and written whole, so that whoever asks meanwhile for other rows to be
-forgotten loses none. People may edit it; the program adds at its end alone.
+The file is changed under a lock and written whole, so that concurrent requests lose no rows. People
+may edit it; the program only appends.
 """
 
 import re
@@ -20,13 +20,13 @@ FORGET_FILE = "data/forget.txt"
 
 
 def read_forgotten(root: Path) -> tuple[str, ...]:
-    """Return the row ids to forget, sorted. Raises PipelineError for a line that is none."""
+    """Return the row ids to forget, sorted. Raises PipelineError for an invalid line."""
     try:
         lines = read_lines(root / FORGET_FILE)
     except DamagedRecord as error:
         raise PipelineError(
-            f"{FORGET_FILE}: {error.fault}. Which rows are to be forgotten is then unknown. Mend "
-            "the file, or restore it; where no row is to be forgotten, remove it."
+            f"{FORGET_FILE}: {error.fault}. Without it, the rows to forget are unknown. Fix or "
+            "restore the file; if there are no rows to forget, remove it."
         ) from error
     found = set()
     for number, line in enumerate(lines, start=1):
@@ -43,10 +43,10 @@ def read_forgotten(root: Path) -> tuple[str, ...]:
 
 
 def add_forgotten(root: Path, row_ids: Iterable[str]) -> int:
-    """Append row ids that are not there yet, with the day; return their number.
+    """Append new row ids with today's date; return their number.
 
-    Nothing of the rows is written: the file lies in the repository. Raises PipelineError where it
-    cannot be read or written.
+    No content of the rows is written, because the file is in the repository. Raises PipelineError
+    if it cannot be read or written.
     """
     file = root / FORGET_FILE
     try:
@@ -57,14 +57,15 @@ def add_forgotten(root: Path, row_ids: Iterable[str]) -> int:
                 write_atomically(file, _read_whole(file) + _format(new))
     except OSError as error:
         raise PipelineError(
-            f"{file}: cannot be written ({error.strerror}). No row was added. Give this user write "
-            "access to the file and its folder, and some space on the disk; then repeat this."
+            f"{file}: cannot be written ({error.strerror}). No row was added. Give this user "
+            "write access to the file and its folder, make sure the disk has free space, then "
+            "repeat this."
         ) from error
     return len(new)
 
 
 def _read_whole(file: Path) -> str:
-    """Return the text as it is, ready for another line."""
+    """Return the current text, ready for another line."""
     text = file.read_bytes().decode("utf-8") if file.exists() else ""
     return text if not text or text.endswith("\n") else f"{text}\n"
 

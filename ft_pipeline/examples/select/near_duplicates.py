@@ -4,8 +4,8 @@ A question's signature (rensa's R-MinHash, arXiv 1704.04370) is cut into bands; 
 an equal band are candidates (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, section 3.4).
 A candidate pair counts when the exact Jaccard similarity of its shingles reaches the threshold.
 
-What was computed for a question is kept in the row cache: its shingles, its bands, and its pairs
-with all questions that were there before. So new rows cost only their own work.
+The row cache keeps what was computed for a question: its shingles, its bands, and its pairs with
+all earlier questions. So new rows cost only their own work.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ TABLES = ("questions", "bands", "pairs")
 
 @dataclass
 class _Shard:
-    """Questions by their key, with their shingles and bands."""
+    """Questions by key, with their shingles and bands."""
 
     questions: np.ndarray  # uint64[questions], sorted
     shingles: Lists
@@ -55,10 +55,10 @@ class _Shard:
 
 
 def choose_bands(threshold: float) -> tuple[int, int]:
-    """Return (bands, rows a band) for a threshold of 0.3 or more.
+    """Return (bands, rows per band) for a threshold of 0.3 or more.
 
-    Few hash values, and at most MISSED of the pairs at the threshold lost.
-    A pair of similarity s shares a band with probability 1 − (1 − s^rows)^bands.
+    Uses few hash values, and loses at most MISSED of the pairs at the threshold. A pair of
+    similarity s shares a band with probability 1 − (1 − s^rows)^bands.
     """
     options = [
         (0.35**rows * bands > 0.5, bands * rows, bands, rows)  # few candidates that are not near
@@ -71,7 +71,7 @@ def choose_bands(threshold: float) -> tuple[int, int]:
 
 
 class NearIndex:
-    """Finds near-duplicates among the questions that are added, with the help of a cache."""
+    """Finds near-duplicates among the added questions, with the help of a cache."""
 
     def __init__(self, threshold: float, cache_root: Path | None) -> None:
         self.threshold = threshold
@@ -106,7 +106,7 @@ class NearIndex:
         return pa.table({"a": kept[:, 0], "b": kept[:, 1]})
 
     def find_near(self, questions: Iterable[str]) -> np.ndarray:
-        """Return the keys, sorted, of added questions that are near one of these."""
+        """Return the sorted keys of added questions that are near one of these."""
         self._update()
         texts = pa.array(sorted(set(questions)), pa.string())
         if not len(texts) or not self._added:
@@ -120,7 +120,7 @@ class NearIndex:
         return near[_contains(wanted, near)]
 
     def _update(self) -> None:
-        """Compute what the cache does not have, and add it."""
+        """Compute what the cache lacks, and add it."""
         if not self._questions:
             return
         with self._cache.locked() if self._cache else nullcontext():
@@ -146,7 +146,7 @@ class NearIndex:
         self._pairs = [pairs for _, pairs in shards]
 
     def _select_new(self) -> tuple[np.ndarray, pa.Array]:
-        """Return the added questions that are in no shard, each once, sorted by their keys."""
+        """Return the added questions that are in no shard, each once, sorted by key."""
         keys = np.concatenate(self._added[-len(self._questions) :])
         order = np.argsort(keys, kind="stable")
         is_new = np.ones(len(keys), bool)
@@ -157,7 +157,7 @@ class NearIndex:
         return keys[chosen], pa.concat_arrays(self._questions).take(pa.array(chosen))
 
     def _make_shard(self, keys: np.ndarray, questions: pa.Array) -> _Shard:
-        """Return the shard of questions; their keys are sorted."""
+        """Return the shard of the questions, whose keys are sorted."""
         some = [
             compute_shingles(hash_words(questions.slice(start, QUESTIONS_AT_ONCE)))
             for start in range(0, len(questions), QUESTIONS_AT_ONCE)
@@ -193,7 +193,7 @@ class NearIndex:
 def find_clusters(pairs: pa.Table) -> pa.Table:
     """Return the cluster of each key that has a near-duplicate: `question_key`, `cluster`.
 
-    Clusters are the connected components of the pairs; a cluster is named by its smallest key.
+    Clusters are the connected components of the pairs, named by their smallest key.
     """
     parent: dict[int, int] = {}
 
@@ -281,7 +281,7 @@ def _distinct(pairs: np.ndarray, same: bool = True) -> np.ndarray:
 
 
 def _sort_unique(values: np.ndarray) -> np.ndarray:
-    """Return what np.unique does; in numpy 2.3 that hashes, which takes twice as long here."""
+    """Like np.unique, which hashes in numpy 2.3 and takes twice as long here."""
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 

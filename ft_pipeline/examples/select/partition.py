@@ -1,8 +1,8 @@
-"""Records in the order of their row_id, on disk, with memory for one part of them only.
+"""Sort records by row_id on disk, with only one part of them in memory.
 
-Records come in any order and are written to parts by the first characters of their row_id; each
-part is then sorted on its own. So the order does not depend on that of the files, and equal ids lie
-side by side. Files of parts are Arrow IPC streams, without compression.
+Records arrive in any order and go to parts by the first characters of their row_id; each part is
+then sorted separately. So the order does not depend on the order of files, and equal ids are
+adjacent. Parts are Arrow IPC streams, without compression.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class Parts:
         self._writers: list[pa.ipc.RecordBatchStreamWriter | None] = [None] * self.count
 
     def write(self, records: pa.Table | pa.RecordBatch) -> None:
-        """Add records; the column `row_id` holds ids of 32 hex characters, none of them null."""
+        """Add records; the column `row_id` holds ids of 32 hex characters, never null."""
         if not len(records):
             return
         whole = isinstance(records, pa.Table)
@@ -58,13 +58,13 @@ class Parts:
                 writer.close()
 
     def parts(self) -> list[Path]:
-        """Return the parts that hold records."""
+        """Return the non-empty parts."""
         return [file for file in self._files if file.exists()]
 
     def read(self, part: Path, columns: Sequence[str] = ()) -> pa.Table:
         """Return a part's records (or these columns of them) sorted by row_id.
 
-        Equal ids stay in the order in which they came.
+        Equal ids stay in their order of arrival.
         """
         with pa.memory_map(str(part)) as source:
             schema = pa.ipc.open_stream(source).schema
@@ -75,7 +75,7 @@ class Parts:
                 return sort_by_id(reader.read_all())
 
     def read_all(self, columns: Sequence[str] = ()) -> Iterator[tuple[Path, pa.Table]]:
-        """Yield each part and its records; the next one is read while the caller works."""
+        """Yield each part and its records; the next part is read while the caller works."""
         with ThreadPoolExecutor(1) as pool:
             waiting = [(part, pool.submit(self.read, part, columns)) for part in self.parts()[:1]]
             for following in [*self.parts()[1:], None]:
@@ -111,12 +111,12 @@ def id_bytes(ids: pa.Array) -> np.ndarray:
 
 
 def in_batches(table: pa.Table) -> pa.Table:
-    """Return the table in small pieces, which DuckDB shares out among its threads."""
+    """Return the table in small pieces, which DuckDB distributes among its threads."""
     return pa.Table.from_batches(table.to_batches(max_chunksize=10_000), table.schema)
 
 
 def find_repeated(table: pa.Table) -> np.ndarray:
-    """Return a mask of sorted records whose row_id another one has too."""
+    """Return a mask of sorted records that share their row_id."""
     ids = id_bytes(table.column("row_id").chunk(0))
     same = (ids[1:] == ids[:-1]).all(axis=1)
     mask = np.zeros(len(table), bool)

@@ -1,10 +1,10 @@
-"""Which usable rows are kept: each is dropped for a reason, or gets its split and its set.
+"""Which usable rows to keep: each is dropped for a reason, or gets its split and its set.
 
-In this order: rows near a held-out question are `contaminated`; of near-duplicates one is kept;
-`limit` and `weight` sample the rest; each question gets its split; training rows near a validation
-question are `contaminated` where near-duplicates are kept; rows that no template's share draws are
-`not_sampled`; sets are formed. Every decision depends on hashes and contents alone, never on the
-order of files or rows.
+In this order: rows near a held-out question are `contaminated`; one of each group of
+near-duplicates is kept; `limit` and `weight` sample the rest; each question gets its split;
+training rows near a validation question are `contaminated` if near-duplicates are kept; rows that
+no template's share takes are `not_sampled`; sets are formed. Every decision depends only on hashes
+and contents, never on the order of files or rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Selection:
     drawn_splits: pa.Table | None = None
 
     def apply(self, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        """Return the rows that are kept, their drawn split put in, and the dropped ones if any."""
+        """Return the kept rows with their drawn split, and the dropped ones if any."""
         dropped = None
         if self.dropped is not None:
             at = _find_ids(self.dropped.column("row_id"), rows.column("row_id"))
@@ -56,7 +56,7 @@ class Selection:
 
 
 def _find_ids(known: pa.ChunkedArray, wanted: pa.ChunkedArray) -> np.ndarray:
-    """Return the place of each wanted id (of 16 or 32 hex characters) in sorted ones, or -1."""
+    """Return the position of each id (16 or 32 hex characters) in sorted ids, or -1."""
     if not len(known) or not len(wanted):
         return np.full(len(wanted), -1)
     numbers, ours = _leading(known), _leading(wanted)
@@ -69,7 +69,7 @@ def _leading(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 class _Keys:
-    """The rows in their narrow form, in the table `keys`, and the questions where they are read."""
+    """The rows in narrow form in the table `keys`, and the questions if needed."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self._con = con
@@ -102,7 +102,7 @@ def select_rows(
     """Decide on all rows. `rows` are those of each input, with row_id, question_group, question
     and category; `held_out` the test questions by name of their file.
 
-    Raises PipelineError where one split stays empty.
+    Raises PipelineError if a split stays empty.
     """
     inputs, threshold = examples.inputs, examples.near_duplicates.threshold
     drawn = examples.split.method == "random"
@@ -178,7 +178,7 @@ def _sample(con: duckdb.DuckDBPyConnection, inputs: Sequence[ExampleInput], seed
 
 
 def _keep_sample(con: duckdb.DuckDBPyConnection, number: int, count: int, seed: int) -> None:
-    """Keep the rows whose seeded hashes are smallest: a sample that growth changes little."""
+    """Keep the rows with the smallest seeded hashes: a sample that changes little as data grows."""
     con.execute(
         "INSERT INTO dropped SELECT row_id, 'not_sampled', NULL FROM (SELECT row_id, row_number() "
         "OVER (ORDER BY md5($1 || ':' || row_id)) AS rank FROM keys ANTI JOIN dropped USING "
@@ -232,7 +232,7 @@ def _drop_undrawn(
 
 
 def _form_sets(con: duckdb.DuckDBPyConnection, number: int, given: ExampleInput, seed: int) -> None:
-    """Fill the table `members`; drop the rows that are to be in sets alone and are in none."""
+    """Fill the table `members`; if the recipe only asks for sets, drop rows that are in none."""
     con.execute(
         "CREATE TABLE IF NOT EXISTS members (row_id VARCHAR, set_id VARCHAR, position INTEGER)"
     )

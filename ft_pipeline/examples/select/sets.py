@@ -1,9 +1,9 @@
-"""Sets of questions: which rows form a set.
+"""Which rows form a set of questions.
 
-Membership depends on hashes alone (content-defined chunking, as in LBFS, SOSP 2001): within a
-category and split, in the order of their hashes, a set ends after a question whose hash is
-divisible by the mean size, or at twice the mean size. A new row changes the set that it falls into,
-sometimes the next few: at a mean size of 3, up to two sets in four cases of five.
+Membership depends only on hashes (content-defined chunking, as in LBFS, SOSP 2001): within a
+category and split, in hash order, a set ends after a question whose hash is divisible by the mean
+size, or at twice the mean size. A new row changes the set it falls into, and sometimes the next
+few: at a mean size of 3, at most two sets in four of five cases.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ Member = tuple[str, str, bool]  # row_id, shelf (category and split), whether it
 def form_sets(rows: Iterable[Member], mean_size: int) -> Iterator[list[str]]:
     """Cut rows, sorted by shelf and hash, into sets of at least two; yield their row_ids.
 
-    A row that is alone on its shelf is in no set.
+    A single row on a shelf is in no set.
     """
     shelf, current, last = "", list[str](), list[str]()
     for row_id, its_shelf, ends in rows:

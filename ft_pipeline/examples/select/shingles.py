@@ -1,10 +1,10 @@
-"""Questions as sets of shingles: hashes of each three words in a row.
+"""Questions as sets of shingles: hashes of every three consecutive words.
 
     "Which river flows through Paris?"  →  {which river flows, river flows through,
                                             flows through paris}, as 64-bit hashes
 
-Words are in lower case and without punctuation, but with signs such as + and #; each character of a
-script without spaces counts as a word. A question of fewer than three words is one shingle.
+Words are lower-case and without punctuation, except signs such as + and #; in scripts without
+spaces, each character counts as a word. A question with fewer than three words is one shingle.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ LONG_WORD = 512  # bytes
 
 @dataclass(frozen=True)
 class Lists:
-    """A list of 64-bit hashes for each question: those of i are values[offsets[i]:offsets[i + 1]].
+    """A list of 64-bit hashes per question: those of i are values[offsets[i]:offsets[i + 1]].
 
     `values`: uint64[all hashes], `offsets`: int64[questions + 1].
     """
@@ -56,7 +56,7 @@ class Lists:
 
 
 def join(many: Sequence[Lists]) -> Lists:
-    """Return all lists, one after the other."""
+    """Return all lists, concatenated."""
     lengths = np.concatenate([np.diff(lists.offsets) for lists in many])
     values = np.concatenate([lists.values for lists in many])
     return Lists(values, np.concatenate([[0], np.cumsum(lengths)]))
@@ -65,7 +65,7 @@ def join(many: Sequence[Lists]) -> Lists:
 def compute_keys(questions: pa.Array) -> np.ndarray:
     """Return uint64[questions]: 64 bits for each text, the same on every machine.
 
-    They are made of its length and its bytes, eight at a time, through `mix`.
+    `mix` combines its length and its bytes, eight at a time.
     """
     ends = np.frombuffer(questions.buffers()[1], np.int32)[questions.offset :][: len(questions) + 1]
     start, left = ends[:-1].astype(np.int64), np.diff(ends).astype(np.int64)
@@ -113,7 +113,7 @@ def compute_shingles(words: Lists) -> Lists:
 
 
 def _find_repeated(shingles: np.ndarray, question: np.ndarray) -> np.ndarray:
-    """Return a mask of the shingles that their question had before."""
+    """Return a mask of shingles that already occurred in their question."""
     own = mix(shingles ^ mix(question.astype(np.uint64)))
     in_order = np.sort(own)
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]
@@ -130,7 +130,7 @@ def _find_repeated(shingles: np.ndarray, question: np.ndarray) -> np.ndarray:
 def _following(
     hashes: np.ndarray, question: np.ndarray, step: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash of the word `step` words on (0 where the question ends), and where it is."""
+    """Return the hash of the word `step` words ahead (0 past the end), and its position."""
     shifted = np.zeros_like(hashes)
     there = np.zeros(len(hashes), bool)
     if len(hashes) > step:
@@ -140,7 +140,7 @@ def _following(
 
 
 def _to_words(questions: pa.Array) -> pa.Array:
-    """Return the questions' words, separated by blanks."""
+    """Return the questions' words, separated by spaces."""
     plain = pc.string_is_ascii(questions)
     if not pc.all(plain).as_py():
         odd = [_vocabulary_of(text) for text in questions.filter(pc.invert(plain)).to_pylist()]

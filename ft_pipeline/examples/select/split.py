@@ -1,7 +1,7 @@
-"""The split that each question goes to.
+"""Which split each question goes to.
 
-It is decided by a hash of the question, so that new rows leave the rest where it was, or drawn by
-scikit-learn.
+Either a hash of the question decides, so that new rows leave all others in place, or scikit-learn
+draws the split.
 """
 
 from typing import Literal
@@ -20,8 +20,9 @@ SplitName = Literal["train", "val"]
 def assign_splits(groups: pa.Array, split: Split) -> pa.Array:
     """Return the split of each question's group (16 hex characters) by a hash of seed and group.
 
-    The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014): its highest 53 bits as a
-    number from 0 to 1 are below `validation_fraction` for the validation split.
+    The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014). A question is in the
+    validation split if the hash's highest 53 bits, as a number from 0 to 1, are below
+    `validation_fraction`.
     """
     mixed = mix(hex_to_uint64(groups) ^ mix(np.array([split.seed % 2**64], np.uint64)))
     held_out = (mixed >> np.uint64(11)) * 2.0**-53 < split.validation_fraction
@@ -38,9 +39,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def draw_splits(groups: list[str], split: Split) -> dict[str, SplitName]:
-    """Give each question its split by scikit-learn's `train_test_split` over the sorted groups.
+    """Split the questions with scikit-learn's `train_test_split` over the sorted groups.
 
-    Raises PipelineError where there are too few for two splits.
+    Raises PipelineError if there are too few for two splits.
     """
     from sklearn.model_selection import train_test_split
 
@@ -58,12 +59,12 @@ def draw_splits(groups: list[str], split: Split) -> dict[str, SplitName]:
 def explain_empty_split(
     name: str, questions: int, split: Split, shares: bool = False
 ) -> PipelineError:
-    """Return the error for a split (`training`, `validation`) that no question is left for.
+    """Return the error for a split (`training`, `validation`) without questions.
 
-    `shares`: whether templates take a share of the rows only, which may be why.
+    `shares`: whether templates take only a share of the rows, which may be the reason.
     """
     return PipelineError(
-        f"the {name} split is empty: {questions} questions at "
+        f"the {name} split is empty, with {questions} questions and "
         f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change the "
         f"fraction{', the `shares` of the inputs' if shares else ''} or examples.split.seed."
     )

@@ -1,8 +1,9 @@
-"""Which examples share a forward pass, and the tensors that it gets.
+"""Which examples share a forward pass, and the tensors it gets.
 
-The plan of an epoch is a list of micro-batches of example numbers, made of seed and epoch alone: a
-resumed run finds its place by counting. `gradient_accumulation` micro-batches in a row make one
-optimizer step. Where memory is short a micro-batch is split, which leaves the steps as they are.
+The plan of an epoch is a list of micro-batches of example numbers that depends only on seed and
+epoch, so a resumed run finds its place by counting. `gradient_accumulation` consecutive
+micro-batches make one optimizer step. If memory is short, micro-batches are split, which does not
+change the steps.
 
     plan_epoch([30, 200, 28, 190], 2, "grouped", seed=42, epoch=0)  →  [[1, 3], [0, 2]]
 """
@@ -43,7 +44,7 @@ def plan_epoch(
 def _group_by_length(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Sort windows by length, then shuffle whole micro-batches; a short one stays the last."""
+    """Sort windows by length, then shuffle whole micro-batches; a short one stays last."""
     window = WINDOW * batch_size
     whole = len(order) - len(order) % batch_size
     parts = [order[start : min(start + window, whole)] for start in range(0, whole, window)]
@@ -58,7 +59,7 @@ def split_batches(batches: Sequence[list[int]], size: int) -> list[list[int]]:
 
 
 class PlannedBatches:
-    """A batch sampler that yields the plan of the epoch that the trainer is in."""
+    """A batch sampler that yields the plan of the trainer's current epoch."""
 
     def __init__(
         self,
@@ -88,8 +89,8 @@ def collate(records: Sequence[Record], batching: Batching, pad_id: int) -> dict[
     """Return the tensors of one micro-batch.
 
     Padded on the right: input_ids, attention_mask, labels: int64[batch, longest]. Packed: one row
-    without padding, input_ids, position_ids, labels: int64[1, all tokens]; positions begin anew
-    with each example, by which transformers keeps them apart.
+    without padding, input_ids, position_ids, labels: int64[1, all tokens]; positions restart with
+    each example, which tells transformers to keep them apart.
     """
     if batching == "packed":
         ids = [torch.tensor(record["input_ids"]) for record in records]
@@ -118,9 +119,9 @@ def _pad(rows: Sequence[Sequence[int]], value: int, side: PaddingSide = "right")
 
 
 def cut_batches(lengths: Sequence[int]) -> Iterator[slice]:
-    """Cut examples of these lengths, in their order, into batches of TOKENS_IN_BATCH at most.
+    """Group examples of these lengths, in order, into batches of at most TOKENS_IN_BATCH.
 
-    An example that is longer is a batch by itself.
+    A longer example is a batch of its own.
     """
     start, longest = 0, 0
     for number, length in enumerate(lengths):
@@ -133,11 +134,11 @@ def cut_batches(lengths: Sequence[int]) -> Iterator[slice]:
 
 
 def count_tokens(batch: dict[str, torch.Tensor]) -> int:
-    """Return the real (not padding) tokens of a micro-batch."""
+    """Return the number of real (not padding) tokens of a micro-batch."""
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
 
 def count_trained(batch: dict[str, torch.Tensor]) -> int:
-    """Return the tokens of a micro-batch that have a loss; the first of a row has none."""
+    """Return the number of tokens with a loss in a micro-batch; the first of a row has none."""
     return int((batch["labels"][:, 1:] != IGNORED).sum())

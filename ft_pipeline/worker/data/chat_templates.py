@@ -1,8 +1,8 @@
-"""The chat template that an example is rendered with: the model's own, or one made for training.
+"""The chat template for rendering examples: the model's own, or one made for training.
 
-A model's own template is right unless it renders an answer otherwise than the model writes it.
-DeepSeek-R1's does: it cuts the thoughts out of an answer, and begins every answer that it asks for
-with `<think>`, which it then leaves out of the text of that answer. Here, both ends agree:
+A model's own template is right unless it renders an answer differently from how the model writes
+it. DeepSeek-R1's does: it removes the thoughts from an answer, and starts every generated answer
+with `<think>`, which it then omits from that answer's text. Here, both agree:
 
     asked:  <｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\\n
     whole:  <｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\\n
@@ -50,7 +50,7 @@ DEEPSEEK_R1 = """\
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and where it comes from; `text` is Jinja, None for the plain form."""
+    """A template and its origin; `text` is Jinja, None for the plain form."""
 
     origin: str
     text: str | None
@@ -61,10 +61,10 @@ FOR_DEEPSEEK_R1 = ChatTemplate("training (deepseek_r1)", DEEPSEEK_R1)
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
-    """Return what a tokenizer's examples are rendered with: `none`, `own` or `training (…)`.
+    """Return the template for a tokenizer's examples: `none`, `own` or `training (…)`.
 
-    DeepSeek-R1's template is recognised by what it says, in a copy under another name too: its
-    turns, and the cut behind `</think>`.
+    DeepSeek-R1's template is recognised by its text, even under another model name: its turns, and
+    the cut after `</think>`.
     """
     if tokenizer.chat_template is None:
         return PLAIN

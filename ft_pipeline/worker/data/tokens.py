@@ -1,13 +1,13 @@
 """What the model will see: assets `train_tokens` and `val_tokens`.
 
-Each example is rendered through the model's chat template, or where that is wrong for training
-through one of chat_templates.py, tokenized, and its prompt masked. One line of `tokens.jsonl`
-(labels −100 are not trained on):
+Each example is rendered through the model's chat template (or, if that is wrong for training, one
+from chat_templates.py) and tokenized, and its prompt is masked. One line of `tokens.jsonl` (labels
+−100 are not trained on):
 
     {"example_id": "5f0a…", "task": "quiz_question",
      "input_ids": [1, 9690, …, 2, 198], "labels": [-100, -100, …, 2, 198]}
 
-`meta/report.json` counts what the blocking checks look at.
+`meta/report.json` has the counts for the blocking checks.
 """
 
 from pathlib import Path
@@ -54,10 +54,10 @@ def run(task: TokensTask) -> dict[str, Any]:
 def tokenize(
     examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, settings: Tokens
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the token records that are kept, and the report over all.
+    """Return the kept token records, and the report on all.
 
-    Raises PipelineError where an example is too long and the recipe says `over_length: error`, or
-    where no example fits.
+    Raises PipelineError if an example is too long and the recipe sets `over_length: error`, or if
+    no example fits.
     """
     kept: list[dict[str, Any]] = []
     too_long: list[str] = []
@@ -76,34 +76,34 @@ def tokenize(
         raise PipelineError(
             f"tokens.over_length is `error`, and {len(too_long)} of {len(examples)} examples are "
             f"longer than tokens.max_length {settings.max_length}; the first is {too_long[0]}. "
-            "Raise max_length, or choose `drop` or `truncate`."
+            "Raise max_length, or set over_length to `drop` or `truncate`."
         )
     if not kept:
         shortest = min(len(tokenize_example(e, tokenizer)["input_ids"]) for e in examples)
         raise PipelineError(
-            f"tokens.max_length {settings.max_length} is shorter than every one of the "
-            f"{len(examples)} examples (or their prompts, where completions are cut); the shortest "
-            f"has {shortest} tokens. Raise tokens.max_length in the recipe."
+            f"tokens.max_length {settings.max_length} is less than the length of each of the "
+            f"{len(examples)} examples (or of their prompts, if completions are truncated); the "
+            f"shortest has {shortest} tokens. Raise tokens.max_length in the recipe."
         )
     return kept, _report(kept, too_long, len(examples), tokenizer, settings)
 
 
 def tokenize_example(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return one token record, the prompt's labels masked. Raises PipelineError where it forks."""
+    """Return one token record, prompt labels masked. Raises PipelineError if the two texts fork."""
     history = example.get("history")
     prompt, whole = render(tokenizer, example["prompt"], example["completion"], history)
     if not whole.startswith(prompt):
         raise PipelineError(
-            f"example {example['example_id']}: the chat template renders the prompt for training "
-            "otherwise than for generation, so the model would be trained on another prompt than "
-            "it is asked. The two differ after: "
-            f"{_common_prefix(prompt, whole)[-60:]!r}. Use a training template that agrees."
+            f"example {example['example_id']}: the chat template renders the prompt differently "
+            "for training and for generation, so the model would train on a prompt it never sees "
+            f"later. They differ after: {_common_prefix(prompt, whole)[-60:]!r}. Use a training "
+            "template that agrees."
         )
     if not _holds(whole, example["completion"]):
         raise PipelineError(
-            f"example {example['example_id']}: the chat template leaves out a part of the "
-            "completion (some drop the thoughts), so the model would not be trained on it. Use a "
-            "training template that keeps all of it."
+            f"example {example['example_id']}: the chat template drops part of the completion "
+            "(some templates drop the thoughts), so the model would not train on it. Use a "
+            "training template that keeps everything."
         )
     prompt_ids = encode(tokenizer, prompt)
     completion_ids = encode(tokenizer, whole[len(prompt) :])
@@ -146,19 +146,19 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, example: dict[str, Any]) -
 
 
 def find_opening(prompt: str) -> str:
-    """Return what a rendered prompt has already written of the answer: `<think>`, or nothing."""
+    """Return what a rendered prompt already contains of the answer: `<think>`, or nothing."""
     return "<think>\n" if prompt.endswith("<think>\n") else ""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokenize rendered text; its special tokens are in the text already, none are added."""
+    """Tokenize rendered text; it already contains its special tokens, so none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _truncate(record: dict[str, Any], max_length: int, eos_id: int) -> dict[str, Any] | None:
-    """Cut the completion so that the record fits and still ends as it did, with EOS.
+    """Truncate the completion so that the record fits and still ends with EOS.
 
-    None where prompt and end alone leave no room for a trained token between them.
+    None if prompt and end leave no room for a trained token between them.
     """
     ids, labels = record["input_ids"], record["labels"]
     end = labels[::-1].index(eos_id) + 1 if eos_id in labels else 0
@@ -203,9 +203,9 @@ def _report(
 
 
 def _ends_with_eos(labels: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the last trained token that is not white space is the generation's EOS.
+    """Whether the last trained token, white space aside, is the EOS of generation.
 
-    ChatML ends a turn with `<|im_end|>` and a newline, which is trained too.
+    ChatML ends a turn with `<|im_end|>` and a newline, which is also trained.
     """
     for label in reversed(labels):
         if label == IGNORED:
@@ -223,7 +223,7 @@ def _has_double_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _holds(text: str, part: str) -> bool:
-    """Whether `part` is in `text`, whatever its white space: templates trim, or add a line."""
+    """Whether `part` is in `text`, ignoring white space: templates trim, or add lines."""
     return part.strip() in text or "".join(part.split()) in "".join(text.split())
 
 

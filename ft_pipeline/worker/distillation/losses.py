@@ -1,9 +1,9 @@
-"""The distillation loss: cross-entropy on the data mixed with what a teacher answers.
+"""The distillation loss: cross-entropy on the data, mixed with a teacher's answers.
 
     loss = alpha · CE(target) + (1 − alpha) · T² · CE(softmax(teacher / T), softmax(student / T))
 
 for each trained token (Hinton et al., arXiv 1503.02531; T² keeps the gradients' size as T changes).
-Its second part is forward KL plus the teacher's entropy, which has no gradient.
+The second part is forward KL plus the teacher's entropy, which has no gradient.
 
 The teacher is stored (its k likeliest tokens and the mass of all others) or in the loop (its whole
 logits). Of a stored teacher the tokens beyond the k are one *bucket* with its true mass m: the
@@ -24,7 +24,7 @@ from ft_pipeline.worker.losses import Head, LogitLoss, cross_entropy_with
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """A teacher's answers at the trained positions of a batch, as they were stored.
+    """A teacher's stored answers at the trained positions of a batch.
 
     `ids`: int64[trained, k], `log_probs`: float32[trained, k] at T = 1; `tail_mass`:
     float32[trained], the mass of all other tokens at the temperature of the loss.
@@ -38,7 +38,7 @@ class StoredAnswers:
         """Return the target: float32[trained, k] and the bucket's mass, float32[trained, 1].
 
         softmax(z / T) over the k tokens alone is their share of 1 − m, whatever the others are; so
-        the target sums to one however the log-probabilities were rounded.
+        the target sums to one regardless of how the log-probabilities were rounded.
         """
         kept = torch.softmax(self.log_probs / temperature, dim=-1)
         bucket = self.tail_mass[:, None] if tail == "bucket" else torch.zeros_like(kept[:, :1])
@@ -89,7 +89,7 @@ def stored_loss(
 
 
 def target_entropy(answers: StoredAnswers, temperature: float, tail: str) -> torch.Tensor:
-    """Return the target's entropy in nats, float32[trained]: the loss that no student is below."""
+    """Return the target's entropy in nats, float32[trained]: the lower bound of the loss."""
     p, m = answers.distribution(temperature, tail)
     every = torch.cat([p, m], dim=-1)
     return torch.special.entr(every).sum(-1)

@@ -1,7 +1,7 @@
-"""A student cut out of the recipe's own model: asset `student_model`.
+"""A student pruned from the recipe's own model: asset `student_model`.
 
-The output is a plain checkpoint of the same architecture that any tool loads, with the tokenizer
-and `base.json`, as a base_model has it. `meta/report.json` says what stayed, and why.
+The output is a plain checkpoint of the same architecture that any tool loads, with tokenizer and
+`base.json`, like a base_model. `meta/report.json` says what was kept, and why.
 """
 
 import logging
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(task: PruneTask) -> dict[str, Any]:
-    """Prune, save, and compare with what it was cut from; return metadata."""
+    """Prune, save, and compare with the original model; return metadata."""
     folder = locate_weights(task.model.base_model)
     config = AutoConfig.from_pretrained(folder)
     check_sizes(config, task.settings)
@@ -68,13 +68,13 @@ def run(task: PruneTask) -> dict[str, Any]:
 
 
 def _load(spec: ModelSpec, dtype: torch.dtype) -> Any:
-    """Load the model in 16 or 32 bit, whatever it was trained on: packed weights cannot be cut."""
+    """Load the model in 16 or 32 bit, because packed weights cannot be pruned."""
     model = load_model(spec.model_copy(update={"quantization": "none"}), dtype)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _choose_records(task: PruneTask) -> list[Record]:
-    """Return the first examples by id, which are random in all else."""
+    """Return the first examples by id; ids are hashes, so the choice is random."""
     if task.train_tokens is None:
         return []
     records = sorted(read_tokens(task.train_tokens), key=lambda r: str(r["example_id"]))
@@ -97,7 +97,7 @@ def _measure(model: Any, records: list[Record], pad_id: int) -> Importance:
 
 
 def _compare(model: Any, smaller: Any, records: list[Record], pad_id: int) -> dict[str, float]:
-    """Return the mean loss (nats a trained token) on the calibration examples."""
+    """Return the mean loss (nats per trained token) on the calibration examples."""
     found = {}
     for name, each in (("loss_before", model), ("loss_after", smaller)):
         losses = score(each, records, pad_id)

@@ -25,13 +25,13 @@ READ_BY_MODEL = ("input_ids", "attention_mask", "position_ids")
 
 
 class TeacherSignal:
-    """What the trainer asks: more tensors for a batch, and the loss of its logits."""
+    """The trainer's interface: extra tensors for a batch, and the loss of its logits."""
 
     def __init__(self, settings: Distillation, vocab_size: int) -> None:
         self.settings, self.vocab_size = settings, vocab_size
 
     def tensors(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return what a micro-batch of these examples holds besides its tokens."""
+        """Return the extra tensors of a micro-batch of these examples."""
         return {}
 
     def loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> LogitLoss:
@@ -40,12 +40,12 @@ class TeacherSignal:
 
 
 class StoredSignal(TeacherSignal):
-    """Answers out of a teacher_logits artifact, mapped into memory."""
+    """Answers from a teacher_logits artifact, mapped into memory."""
 
     def __init__(
         self, settings: Distillation, vocab_size: int, artifact: Path, records: Sequence[Record]
     ) -> None:
-        """Raises PipelineError where the answers are of other tokens, or not whole."""
+        """Raises PipelineError if the answers belong to other tokens, or are incomplete."""
         super().__init__(settings, vocab_size)
         examples = read_arrow(artifact / LOGITS_EXAMPLES_FILE)
         self._positions = read_arrow(artifact / LOGITS_FILE)
@@ -56,9 +56,9 @@ class StoredSignal(TeacherSignal):
         starts = np.cumsum([0, *examples["positions"].to_pylist()])
         if starts[-1] != len(self._positions):
             raise PipelineError(
-                f"{artifact}: {LOGITS_EXAMPLES_FILE} lists {starts[-1]} positions and "
-                f"{LOGITS_FILE} has {len(self._positions)}: it was cut off. Build teacher_logits "
-                "again with --force."
+                f"{artifact}: {LOGITS_EXAMPLES_FILE} lists {starts[-1]} positions, but "
+                f"{LOGITS_FILE} has {len(self._positions)}, so it is truncated. Rebuild "
+                "teacher_logits with --force teacher_logits."
             )
         start_of = dict(zip(found, starts.tolist(), strict=False))
         self._parts: list[tuple[int, int]] = []
@@ -67,8 +67,8 @@ class StoredSignal(TeacherSignal):
             if found.get(example) != (key_of(record), count):
                 what = "other tokens" if example in found else "no answers"
                 raise PipelineError(
-                    f"{artifact}: has {what} for example {example} of train_tokens. Teacher logits "
-                    "belong to the tokens that they were made of; build teacher_logits again."
+                    f"{artifact}: has {what} for example {example} of train_tokens. Teacher "
+                    "logits belong to the tokens they were made from; rebuild teacher_logits."
                 )
             self._parts.append((start_of[example], count))
 
@@ -94,10 +94,10 @@ class StoredSignal(TeacherSignal):
 
 
 class OnlineSignal(TeacherSignal):
-    """A teacher that reads every micro-batch beside the student."""
+    """A teacher that reads every micro-batch together with the student."""
 
     def __init__(self, settings: Distillation, vocab_size: int, teacher: Any) -> None:
-        """Raises PipelineError where the teacher's logits are more than its head's."""
+        """Raises PipelineError if the teacher changes its logits after its head."""
         super().__init__(settings, vocab_size)
         self._body, self._head = require_body_and_head(teacher, "teacher")
         teacher.requires_grad_(False)
@@ -116,12 +116,12 @@ class OnlineSignal(TeacherSignal):
 
 
 def _own_dtype(tensor: torch.Tensor) -> torch.autocast:
-    """Have the teacher compute in its own dtype, not in that of the student's autocast."""
+    """Let the teacher compute in its own dtype, not in the student's autocast dtype."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def check_vocabulary(distillation: DistillationInputs, student: Path) -> int:
-    """Return the size of the vocabulary that counts. Raises VocabularyMismatch; loads no model."""
+    """Return the size of the relevant vocabulary. Raises VocabularyMismatch; loads no model."""
     teacher = (
         distillation.vocabulary_of
         if distillation.teacher is None

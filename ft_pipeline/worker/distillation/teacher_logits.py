@@ -1,4 +1,4 @@
-"""What the teacher answers at every trained position, once: asset `teacher_logits`.
+"""The teacher's answers at every trained position, computed once: asset `teacher_logits`.
 
     logits.arrow    one row a trained position, in the order of train_tokens:
                     ids: uint16 or uint32 [k]   the likeliest tokens, the likeliest first
@@ -78,7 +78,7 @@ class Place:
 
 
 def run(task: TeacherLogitsTask) -> dict[str, Any]:
-    """Answer what the cache does not know, write the artifact, return metadata.
+    """Compute answers that the cache lacks, write the artifact, return metadata.
 
     Raises PipelineError (VocabularyMismatch) before the teacher is loaded.
     """
@@ -108,36 +108,36 @@ def run(task: TeacherLogitsTask) -> dict[str, Any]:
 
 
 def check_teacher(task: TeacherLogitsTask) -> int:
-    """Return the size of the vocabulary. Raises PipelineError where it is not the teacher's."""
+    """Return the size of the vocabulary. Raises PipelineError if the teacher's differs."""
     vocab_size = count_shared_vocabulary(task.vocabulary_of, task.teacher.base_model)
     if task.k > vocab_size:
         raise PipelineError(
-            f"distillation.k: {task.k}, but the vocabulary has {vocab_size} tokens. Lower it; "
-            f"{vocab_size} keeps all of them."
+            f"distillation.k is {task.k}, but the vocabulary has only {vocab_size} tokens. Lower "
+            f"k; {vocab_size} keeps all tokens."
         )
     return vocab_size
 
 
 def read_arrow(file: Path) -> pa.Table:
-    """Map one of the artifact's files into memory. Raises PipelineError where it is not whole."""
+    """Map one of the artifact's files into memory. Raises PipelineError if it is incomplete."""
     try:
         return map_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(
-            f"{file}: cannot be read ({error}). It was cut off or damaged; build teacher_logits "
-            "again with --force."
+            f"{file}: cannot be read ({error}). It is truncated or damaged; rebuild "
+            "teacher_logits with --force teacher_logits."
         ) from error
 
 
 def key_of(record: Record) -> bytes:
-    """16 bytes over an example's token ids and labels, which decide what the teacher is asked."""
+    """16-byte hash of an example's token ids and labels, which decide what the teacher is asked."""
     digest = hashlib.sha256(np.asarray(record["input_ids"], dtype=np.int32).tobytes())
     digest.update(np.asarray(record["labels"], dtype=np.int32).tobytes())
     return digest.digest()[:16]
 
 
 def count_positions(record: Record) -> int:
-    """Return how many tokens of an example have a loss; its first token has none."""
+    """Return the number of tokens with a loss in an example; its first token has none."""
     return sum(label != IGNORED for label in record["labels"][1:])
 
 
@@ -159,10 +159,10 @@ def find_known(cache: RowCache) -> dict[bytes, Place]:
 def _answer(
     task: TeacherLogitsTask, vocab_size: int, missing: dict[bytes, Record], cache: RowCache
 ) -> None:
-    """Let the teacher read the missing examples, and append its answers shard by shard.
+    """Run the teacher on the missing examples, and append its answers shard by shard.
 
-    The order is by length, then key, and a shard ends with a batch: what a killed run has left is
-    cut into the same batches again, so that the answers are equal to the last bit on a CPU.
+    Examples are ordered by length, then key, and a shard ends with a batch. So the rest after a
+    killed run forms the same batches, and on a CPU the answers are equal to the last bit.
     """
     model = load_model(task.teacher, choose_dtype(task.teacher.precision))
     parts = require_body_and_head(model, "teacher")
@@ -183,7 +183,7 @@ def _answer(
 
 
 def list_examples(keys: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
-    """Return the table that says which positions are whose."""
+    """Return the table that maps examples to positions."""
     columns = {"key": pa.array(keys, pa.binary(16)), "positions": pa.array(positions, pa.int32())}
     return pa.table(columns)
 
@@ -236,7 +236,7 @@ def as_table(
     vocab_size: int,
     kept_as: np.dtype[Any],
 ) -> pa.Table:
-    """Return answers as they are stored: one row a position."""
+    """Return answers in stored form: one row per position."""
     lists = {
         "ids": ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32),
         "log_probs": np.maximum(log_probs, np.finfo(kept_as).min).astype(kept_as),

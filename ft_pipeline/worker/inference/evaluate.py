@@ -1,7 +1,7 @@
 """Scores and answers of one or more models: assets `*_evaluation`.
 
-A base is loaded once, as it was trained on (NF4 for QLoRA); adapters are switched on it. Each
-output holds, sorted by example_id,
+A base is loaded once, as in training (NF4 for QLoRA); adapters are switched on it. Each output
+holds, sorted by example_id,
 
     losses.jsonl       {"example_id": "5f0a…", "task": "quiz_question", "loss": 61.2, "tokens": 47}
     generations.jsonl  {"example_id": "5f0a…", "task": "quiz_question", "prompt": "Generate a…",
@@ -78,7 +78,7 @@ def run(task: EvaluateTask) -> dict[str, Any]:
 def load_each(
     models: dict[str, EvaluatedModel],
 ) -> Iterator[tuple[str, EvaluatedModel, Any]]:
-    """Give each model loaded; those with the same base, one after the other, share it."""
+    """Yield each loaded model; consecutive ones with the same base share it."""
     base, loaded = None, None
     for asset, evaluated in sorted(models.items(), key=lambda item: str(item[1].model.base_model)):
         spec = evaluated.model
@@ -100,7 +100,7 @@ def load_each(
 
 @contextmanager
 def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
-    """Give the base with an adapter, or alone for None."""
+    """Yield the base with an adapter, or alone for None."""
     if adapter is None:
         yield base
         return
@@ -117,7 +117,7 @@ def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
 
 
 def count_weights(model: Any) -> int:
-    """Return the number of weights; a byte of bitsandbytes' 4-bit ones holds two."""
+    """Return the number of weights; bitsandbytes' 4-bit ones are two per byte."""
     return sum(
         p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters()
     )
@@ -135,7 +135,7 @@ def measure_size_mb(spec: ModelSpec) -> float:
 def choose_examples(examples: list[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
     """Choose `per_task` examples of each task by hash, each prompt once, sorted by example_id.
 
-    The choice does not move when other examples come or go, except at the edge.
+    The choice stays stable when examples come or go, except at the edge.
     """
     chosen: list[dict[str, Any]] = []
     for task in sorted({e["task"] for e in examples}):
@@ -156,8 +156,8 @@ def _rank(prompt: str) -> str:
 def score(model: Any, records: list[dict[str, Any]], pad_id: int) -> list[dict[str, Any]]:
     """Return each record's loss in nats, summed over its trained tokens.
 
-    `input_ids`: int[batch, length], padded on the right; logits are made for trained positions
-    only, in float32, but for models that scale or cap them behind the head.
+    `input_ids`: int[batch, length], padded on the right; logits are computed only for trained
+    positions, in float32, except for models that scale or cap them after the head.
     """
     states_of, head = _part(model)
     device = choose_device()
@@ -190,9 +190,9 @@ def _score_row(
 
 
 def _part(model: Any) -> tuple[Callable[..., torch.Tensor], Head]:
-    """Return what makes states of tokens, and what makes logits of states.
+    """Return two functions: tokens to states, and states to logits.
 
-    Where a model changes its logits behind its head, the first makes logits already.
+    If a model changes its logits after its head, the first one already returns logits.
     """
     parts = find_body_and_head(model)
     if parts is None:
@@ -254,7 +254,7 @@ def summarize(
     quantization: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return loss (nats a trained token, weighted by tokens) and perplexity, whole and by task."""
+    """Return loss (nats per trained token) and perplexity, overall and by task."""
     report: dict[str, Any] = {
         "loss": _mean_loss(losses),
         "perplexity": math.exp(min(_mean_loss(losses), 700.0)),
@@ -272,6 +272,6 @@ def summarize(
 
 
 def _mean_loss(losses: list[dict[str, Any]]) -> float:
-    """Return NaN where no token was scored."""
+    """Return NaN if no token was scored."""
     tokens = sum(record["tokens"] for record in losses)
     return sum(record["loss"] for record in losses) / tokens if tokens else math.nan

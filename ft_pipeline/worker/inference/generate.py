@@ -3,7 +3,7 @@
     {"prompt": "Generate a quiz question about rivers.", "quantization": "nf4", …,
      "adapters": [{"folder": "…", "weight": 0.7}, {"folder": "…", "weight": 0.3}]}
 
-Several adapters are combined by their weights. All else is logged to standard error.
+Several adapters are combined by their weights. Everything else goes to standard error.
 """
 
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(task: GenerateTask) -> dict[str, Any]:
-    """Stream the answer; return the number of tokens and the seconds that they took."""
+    """Stream the answer; return its number of tokens and the seconds they took."""
     tokenizer = load_tokenizer(task.tokenizer_of)
     ids = encode_prompt(tokenizer, task.prompt, task.system)
     model = load_model(task)
@@ -42,7 +42,7 @@ def run(task: GenerateTask) -> dict[str, Any]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return {}
     seconds = monotonic() - start
-    logger.info("%d tokens in %.1f s (%.1f a second)", count, seconds, count / seconds)
+    logger.info("%d tokens in %.1f s (%.1f tokens/s)", count, seconds, count / seconds)
     return {"tokens": count, "seconds": round(seconds, 2)}
 
 
@@ -54,12 +54,12 @@ def encode_prompt(tokenizer: Any, prompt: str, system: str | None) -> list[int]:
     except TemplateError as error:
         raise PipelineError(
             f"the model's chat template refuses this chat: {error}. Some templates have no system "
-            "turn; leave --system away."
+            "turn; leave out --system."
         ) from error
 
 
 def load_model(task: GenerateTask) -> Any:
-    """Load the base as it was trained on, with the task's adapter or combination in effect."""
+    """Load the base as in training, with the task's adapter or combination active."""
     dtype = choose_dtype(task.precision)
     weights = [choice.weight for choice in task.adapters]
     if weights == [1.0] and is_whole_model(task.adapters[0].folder):
@@ -83,18 +83,18 @@ def load_model(task: GenerateTask) -> Any:
 
 
 def check_length(model: Any, prompt: int, max_new_tokens: int) -> None:
-    """Raise PipelineError where prompt and answer do not fit into the model's context."""
+    """Raise PipelineError if prompt and answer do not fit into the model's context."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and prompt + max_new_tokens > limit:
         raise PipelineError(
-            f"the prompt has {prompt} tokens and the answer may have {max_new_tokens}; the model's "
-            f"context is {limit}. Shorten the prompt, or lower --max-new-tokens."
+            f"the prompt has {prompt} tokens and the answer may have {max_new_tokens}, but the "
+            f"model's context is {limit} tokens. Shorten the prompt, or lower --max-new-tokens."
         )
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def stream_answer(model: Any, tokenizer: Any, ids: list[int], generation: Generation) -> int:
-    """Write the answer to standard output as its words come; return its length in tokens."""
+    """Write the answer to standard output word by word; return its length in tokens."""
     torch.manual_seed(generation.seed)
     prompt = torch.tensor([ids], device=choose_device())
     output = model.generate(

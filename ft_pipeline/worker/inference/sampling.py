@@ -6,9 +6,9 @@ from ft_pipeline.config.recipe import Generation
 
 
 def choose_sampling(generation: Generation, tokenizer: Any) -> dict[str, Any]:
-    """Return transformers' arguments: greedy at temperature 0, else nucleus sampling.
+    """Return transformers' arguments: greedy at temperature 0, otherwise nucleus sampling.
 
-    What is left out would come from the model's own generation_config.
+    Anything left out would come from the model's own generation_config.
     """
     given = {
         "max_new_tokens": generation.max_new_tokens,

@@ -1,4 +1,4 @@
-"""Models: bringing them in, loading, adapters, pruning, saving.
+"""Models: importing, loading, adapters, pruning, saving.
 
 It imports losses.py and data/.
 """

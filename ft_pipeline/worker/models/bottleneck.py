@@ -1,8 +1,8 @@
 """Bottleneck adapters (Houlsby et al., arXiv 1902.00751): down-projection, non-linearity,
 up-projection, residual, behind the attention and the MLP of each decoder layer.
 
-peft has none. They compute something that no linear layer can, so they cannot be merged into the
-base. Saved as `adapter_model.safetensors` with `adapter_config.json`:
+peft has none. They are not linear, so they cannot be merged into the base. Saved as
+`adapter_model.safetensors` with `adapter_config.json`:
 
     {"peft_type": "FT_PIPELINE_BOTTLENECK", "size": 64, "activation": "gelu", "placement": "both",
      "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "12fd…"}
@@ -42,7 +42,7 @@ class BottleneckLayer(nn.Module):
         self.enabled = True
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return float[…, width] of the dtype that came in."""
+        """Return float[…, width] in the dtype of the input."""
         if not self.enabled:
             return hidden
         changed = self.up(self.activation(self.down(hidden.to(self.down.weight.dtype))))
@@ -52,7 +52,8 @@ class BottleneckLayer(nn.Module):
 class BottleneckModel(nn.Module):
     """A causal language model with bottleneck adapters, its own weights frozen.
 
-    Behaves as the model inside; `get_base_model`, `save_pretrained` and `unload` are peft's names.
+    Behaves like the model inside; `get_base_model`, `save_pretrained` and `unload` are peft's
+    names.
     """
 
     def __init__(self, model: Any, settings: Bottleneck) -> None:
@@ -72,7 +73,7 @@ class BottleneckModel(nn.Module):
             self._hooks.append(module.register_forward_hook(_follow_with(layer)))
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the model's, as in peft."""
+        """Delegate everything else to the model, as peft does."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -81,11 +82,11 @@ class BottleneckModel(nn.Module):
             return getattr(self.model, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what the model does."""
+        """Call the model."""
         return self.model(*args, **kwargs)
 
     def get_base_model(self) -> Any:
-        """Return the model inside; its modules have the adapters behind them."""
+        """Return the model inside, whose modules hold the adapters."""
         return self.model
 
     def enable_adapters(self, enabled: bool) -> None:
@@ -118,7 +119,7 @@ def is_bottleneck(folder: Path) -> bool:
 
 
 def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
-    """Put saved adapters around a base. Raises PipelineError where they do not fit it."""
+    """Add saved adapters to a base. Raises PipelineError if they do not fit."""
     config = _read_config(folder)
     settings = Bottleneck(**{name: config[name] for name in Bottleneck.model_fields})
     adapted = BottleneckModel(model, settings)
@@ -128,7 +129,7 @@ def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
         adapted.unload()
         raise PipelineError(
             f"{folder}: these bottleneck adapters do not fit the base model: {error}. They belong "
-            f"to {config.get('base_model_name_or_path')}."
+            f"to {config.get('base_model_name_or_path')}; use that base model."
         ) from error
     return adapted
 
@@ -144,7 +145,7 @@ def _find_places(model: Any, placement: str) -> list[tuple[str, nn.Module]]:
     if not places:
         raise PipelineError(
             f"method bottleneck: {type(model).__name__} has no modules named self_attn or mlp to "
-            "put adapters behind. Use a LoRA method."
+            "add adapters to. Use a LoRA method."
         )
     return places
 

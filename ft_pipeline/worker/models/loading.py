@@ -1,4 +1,4 @@
-"""Loading the base model as it is trained on: in 4-bit NF4, in int8, or in 16 or 32 bit."""
+"""Load the base model as in training: in 4-bit NF4, in int8, or in 16 or 32 bit."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from ft_pipeline.worker.models.base_model import locate_weights
 
 
 def load_tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a base_model artifact, with a pad token that is not EOS if it can."""
+    """Load the tokenizer of a base_model artifact, if possible with a pad token other than EOS."""
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -33,8 +33,8 @@ def load_base(
     """Load the weights of a base_model artifact.
 
     `quantization` of the linear layers: `nf4` (arXiv 2305.14314) and `int8` (arXiv 2208.07339),
-    computing in `dtype`; `none`: all in `dtype`. Raises PipelineError where the weights are missing
-    or not readable.
+    computing in `dtype`; `none`: everything in `dtype`. Raises PipelineError if the weights are
+    missing or not readable.
     """
     options: dict[str, Any] = {}
     if quantization != "none":
@@ -45,7 +45,7 @@ def load_base(
 
 
 def load_whole(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a fully fine-tuned model. Raises PipelineError where it is not readable."""
+    """Load a fully fine-tuned model. Raises PipelineError if it is not readable."""
     return _load(folder, dtype, {})
 
 
@@ -58,8 +58,8 @@ def _load(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrain
             )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise PipelineError(
-            f"base model in {folder} cannot be loaded ({type(error).__name__}: {error}). Expected "
-            "config.json and safetensors weights of a causal language model."
+            f"the base model in {folder} cannot be loaded ({type(error).__name__}: {error}). "
+            "Expected config.json and safetensors weights of a causal language model."
         ) from error
 
 

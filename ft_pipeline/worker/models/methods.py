@@ -1,7 +1,7 @@
-"""What is trained: the base with a fresh adapter, or all of it, by one of two back ends.
+"""What to train: the base with a fresh adapter, or all of it, with one of two back ends.
 
-Both return trainable parameters in fp32, but for the base's own biases on a CPU in bf16. trl rounds
-adapters on quantized bases to bf16; with bf16 optimizer states small updates are lost, so the
+Both return trainable parameters in fp32, except the base's own biases on a CPU in bf16. trl rounds
+adapters on quantized bases to bf16; with bf16 optimizer states, small updates get lost, so the
 trainer restores them (train.py).
 """
 
@@ -25,7 +25,7 @@ UNSLOTH_METHODS = ("lora", "qlora", "dora", "rslora")
 
 @dataclass(frozen=True)
 class Backend:
-    """The back end that was chosen, and why."""
+    """The chosen back end, and why."""
 
     name: str
     reason: str
@@ -34,28 +34,28 @@ class Backend:
 def choose_backend(settings: Training, of_student: bool = False) -> Backend:
     """Resolve `training.backend`.
 
-    Raises PipelineError where unsloth is asked for but cannot run, or no back end can train this.
+    Raises PipelineError if the recipe asks for unsloth but it cannot run, or no back end can train
+    this.
 
-    `of_student`: a distilled model or its baseline is trained, which are to differ by their loss
-    alone.
+    `of_student`: for a distilled model or its baseline, which should differ only in their loss.
 
-    Does not import unsloth: whoever trains with it has to import it before transformers.
+    Does not import unsloth, which must be imported before transformers.
     """
     if (settings.method, settings.base_quantization) == ("dora", "int8") and not _has_gpu():
         raise PipelineError(
-            "training.quantization: dora on int8 needs a GPU (on a CPU peft 0.21 loses the scales "
-            "of int8 weights). Take nf4 or none."
+            "training.quantization: dora on int8 needs a GPU (on a CPU, peft 0.21 loses the "
+            "scales of int8 weights). Use nf4 or none."
         )
     if settings.backend == "transformers":
         return Backend("transformers", "the recipe asks for it")
     obstacle = _find_obstacle(settings)
     if of_student:
-        obstacle = "students and their baseline are trained by transformers"
+        obstacle = "students and their baseline train with transformers"
     if settings.backend == "unsloth":
         if obstacle:
             raise PipelineError(
-                f"training.backend: unsloth is asked for, but {obstacle}. Set training.backend to "
-                "auto or transformers."
+                f"training.backend is unsloth, but {obstacle}. Set training.backend to auto or "
+                "transformers."
             )
         return Backend("unsloth", f"the recipe asks for it (unsloth {version('unsloth')})")
     if not _has_gpu():
@@ -64,7 +64,7 @@ def choose_backend(settings: Training, of_student: bool = False) -> Backend:
         return Backend("transformers", f"auto: {obstacle}")
     if torch.cuda.get_device_capability() < (7, 0):
         return Backend("transformers", "auto: unsloth needs compute capability 7.0 or more")
-    return Backend("unsloth", f"auto: a GPU that unsloth {version('unsloth')} supports")
+    return Backend("unsloth", f"auto: unsloth {version('unsloth')} supports this GPU")
 
 
 def _find_obstacle(settings: Training) -> str | None:
@@ -74,7 +74,7 @@ def _find_obstacle(settings: Training) -> str | None:
             "setup` for a CPU)"
         )
     if settings.method not in UNSLOTH_METHODS:
-        return f"unsloth is used for {', '.join(UNSLOTH_METHODS)}, not for {settings.method}"
+        return f"unsloth only trains {', '.join(UNSLOTH_METHODS)}, not {settings.method}"
     if settings.base_quantization == "nf4" and not settings.double_quantization:
         return "unsloth always quantizes twice (training.double_quantization)"
     if settings.base_quantization == "int8" and not _has_gpu():
@@ -89,7 +89,7 @@ def _has_gpu() -> bool:
 def prepare(
     backend: Backend, base_model: Path, settings: Training, dtype: torch.dtype, longest: int
 ) -> Any:
-    """Return the model to be trained. `longest`: tokens of the longest example."""
+    """Return the model to train. `longest`: tokens of the longest example."""
     if backend.name == "unsloth":
         return _prepare_with_unsloth(base_model, settings, dtype, longest)
     return _prepare_with_transformers(base_model, settings, dtype)
@@ -115,7 +115,7 @@ def _prepare_with_transformers(base_model: Path, settings: Training, dtype: torc
 
 
 def turn_on_checkpointing(model: Any) -> None:
-    """Recompute activations in the backward pass, also where only adapters are trained."""
+    """Recompute activations in the backward pass, even if only adapters are trained."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.gradient_checkpointing_enable({"use_reentrant": False})
     base.enable_input_require_grads()
@@ -150,15 +150,15 @@ def _add_lora(model: Any, settings: Training) -> Any:
 
 
 def _require_modules(model: Any, names: Sequence[str]) -> None:
-    """Raise PipelineError where the model lacks one of these: peft would adapt the others only."""
+    """Raise PipelineError if the model lacks one of these; peft would adapt only the others."""
     linear = [name for name, module in model.named_modules() if _is_linear(module)]
     there = {name.rpartition(".")[2] for name in linear}
     missing = [name for name in names if name.rpartition(".")[2] not in there]
     if missing:
         raise PipelineError(
             f"training.lora.target_modules: {type(model).__name__} has no linear layer "
-            f"{', '.join(missing)}. Its linear layers are {', '.join(sorted(there))}: name those "
-            "that are to get an adapter."
+            f"{', '.join(missing)}. Its linear layers are {', '.join(sorted(there))}; name those "
+            "that should get an adapter."
         )
 
 
@@ -173,8 +173,8 @@ def _list_layers(model: Any, settings: Training) -> list[int] | None:
     count = model.config.get_text_config().num_hidden_layers
     if last >= count:
         raise PipelineError(
-            f"training.lora.layers: [{first}, {last}], but the base model has {count} layers, 0 to "
-            f"{count - 1}."
+            f"training.lora.layers is [{first}, {last}], but the base model has only {count} "
+            f"layers (0 to {count - 1}). Lower the layer numbers."
         )
     return list(range(first, last + 1))
 
@@ -215,10 +215,10 @@ def _prepare_with_unsloth(
 
 
 def _write_harmless_tokenizer(base_model: Path, folder: Path) -> None:
-    """Write a tokenizer for unsloth, which is not trained with, to a folder.
+    """Write a tokenizer to a folder for unsloth to load; training does not use it.
 
-    Where padding is missing or EOS, unsloth adds a token to the model, or refuses it. Any other
-    token will do here: attention masks say what is padding.
+    If the padding token is missing or EOS, unsloth adds a token to the model, or refuses it. Any
+    other token works here, because attention masks mark the padding.
     """
     from ft_pipeline.worker.models.loading import load_tokenizer
 

@@ -1,4 +1,4 @@
-"""Models for inference, as tasks name them: a base alone, an adapter merged, or a whole one."""
+"""Models for inference, as tasks name them: a base, a merged adapter, or a full model."""
 
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from ft_pipeline.worker.models.loading import load_base, load_whole
 
 
 def is_whole_model(folder: Path) -> bool:
-    """Whether a folder holds what method `full` trains: every weight, and no adapter."""
+    """Whether a folder holds a model trained with method `full`: every weight, and no adapter."""
     return (folder / MODEL_CONFIG_FILE).is_file() and not (folder / ADAPTER_CONFIG_FILE).is_file()
 
 
 def load_unpacked_base(spec: ModelSpec, dtype: torch.dtype) -> Any:
-    """Load the base as it is loaded in training.
+    """Load the base as in training.
 
-    NF4 on a CPU is unpacked once, to the same values: bitsandbytes' kernel for evaluation there
-    computes in bf16 with other rounding than the training did, and is slower on long inputs.
+    NF4 on a CPU is unpacked once, to the same values: there, bitsandbytes' evaluation kernel
+    computes in bf16, rounds differently from training, and is slower on long inputs.
     """
     base = load_base(spec.base_model, spec.quantization, spec.double_quantization, dtype)
     if spec.quantization == "nf4" and choose_device() == "cpu":
@@ -31,7 +31,7 @@ def load_unpacked_base(spec: ModelSpec, dtype: torch.dtype) -> Any:
 
 
 def load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
-    """Load a model with its adapter merged; on a quantized base, and bottlenecks, beside it."""
+    """Load a model with its adapter merged, or active next to a quantized base or as bottleneck."""
     if spec.adapter is not None and is_whole_model(spec.adapter):
         return load_whole(spec.adapter, dtype).eval()
     base = load_unpacked_base(spec, dtype)

@@ -1,4 +1,4 @@
-"""The trained parameters of a model by name, and the modes that it can be in."""
+"""The trained parameters of a model by name, and switching its modes."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def copy_trained(model: Any) -> dict[str, torch.Tensor]:
 
 
 def restore_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Give trained parameters these values, in the dtype that they have there."""
+    """Set trained parameters to these values, in their current dtype."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data = weights[name].to(parameter.device, copy=True)
@@ -24,8 +24,8 @@ def restore_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
 def switch_to_evaluation(model: Any) -> None:
     """Turn dropout off; NF4 layers stay in training mode.
 
-    bitsandbytes 0.50 packs their weights for a CPU kernel without backward as soon as one computes
-    in evaluation mode without gradients (docs/decisions.md).
+    bitsandbytes 0.50 packs their weights for a CPU kernel without backward pass as soon as a layer
+    computes in evaluation mode without gradients (docs/decisions.md).
     """
     model.eval()
     for module in model.modules():

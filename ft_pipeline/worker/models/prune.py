@@ -1,6 +1,6 @@
 """Pruning a Llama-type model: whole layers, and neurons of the MLPs.
 
-What stays is chosen by measuring on examples: layers by block influence, 1 − cos(x_l, x_{l+1}) of a
+Measurements on examples decide what stays: layers by block influence, 1 − cos(x_l, x_{l+1}) of a
 layer's input and output, averaged over tokens (ShortGPT, arXiv 2403.03853); neurons by the L2 norm
 of their activations before `down_proj` (Minitron, arXiv 2407.14679). The result is a model of the
 same class with a smaller config.
@@ -18,19 +18,19 @@ from ft_pipeline.config.recipe import Prune
 
 
 def find_layers(model: Any) -> Any:
-    """Return the decoder layers. Raises PipelineError where they are not as in Llama."""
+    """Return the decoder layers. Raises PipelineError if they are not like Llama's."""
     layers = getattr(model.base_model, "layers", None)
     if layers is None or not hasattr(layers[0], "mlp") or not hasattr(layers[0].mlp, "up_proj"):
         raise PipelineError(
             f"distillation.student.prune: {type(model).__name__} is not built like Llama (layers "
-            "with an MLP of gate, up and down projection), so it cannot be pruned. Give "
-            "distillation.student.model."
+            "with an MLP of gate, up and down projection), so it cannot be pruned. Set "
+            "distillation.student.model instead."
         )
     return layers
 
 
 def check_sizes(config: Any, settings: Prune) -> None:
-    """Raise PipelineError where more is to stay than there is; looks at the config only."""
+    """Raise PipelineError if more should stay than there is; reads only the config."""
     wanted = {
         "layers": (settings.layers, config.num_hidden_layers),
         "intermediate_size": (settings.intermediate_size, config.intermediate_size),
@@ -38,20 +38,20 @@ def check_sizes(config: Any, settings: Prune) -> None:
     for name, (asked, there) in wanted.items():
         if asked is not None and asked > there:
             raise PipelineError(
-                f"distillation.student.prune.{name}: {asked} are to stay of {there} that the model "
-                "has."
+                f"distillation.student.prune.{name} is {asked}, but the model has only {there}. "
+                "Lower it."
             )
     if wanted["layers"][0] in (None, config.num_hidden_layers) and (
         wanted["intermediate_size"][0] in (None, config.intermediate_size)
     ):
         raise PipelineError(
-            "distillation.student.prune: everything would stay. Give fewer layers than "
-            f"{config.num_hidden_layers}, or an intermediate_size below {config.intermediate_size}."
+            "distillation.student.prune would remove nothing. Set layers below "
+            f"{config.num_hidden_layers}, or intermediate_size below {config.intermediate_size}."
         )
 
 
 class Importance:
-    """Measures layers and neurons while a model reads; used as a context."""
+    """Context manager that measures layers and neurons during forward passes."""
 
     def __init__(self, model: Any) -> None:
         self._layers = find_layers(model)
@@ -75,13 +75,13 @@ class Importance:
             hook.remove()
 
     def expect(self, mask: torch.Tensor) -> None:
-        """Say which tokens of the next batch are real: bool[batch, length]."""
+        """Set which tokens of the next batch are real: bool[batch, length]."""
         self._mask = mask
         self._tokens += int(mask.sum())
 
     @property
     def block_influence(self) -> list[float]:
-        """Mean of 1 − cos over all tokens, a layer."""
+        """Mean of 1 − cos over all tokens, per layer."""
         return [float(value) for value in self._distance / max(self._tokens, 1)]
 
     @property
@@ -106,7 +106,7 @@ class Importance:
 
 
 def choose_layers(settings: Prune, count: int, influence: Sequence[float]) -> list[int]:
-    """Return the numbers of the layers that stay, in order. `influence`: one a layer."""
+    """Return the numbers of the layers that stay, in order. `influence`: one value per layer."""
     keep = settings.layers or count
     if settings.method == "first":
         return list(range(keep))
@@ -119,7 +119,7 @@ def choose_layers(settings: Prune, count: int, influence: Sequence[float]) -> li
 
 
 def choose_neurons(settings: Prune, norms: torch.Tensor) -> list[list[int]] | None:
-    """Return for each layer the neurons that stay, in order; None where all stay."""
+    """Return the neurons that stay in each layer, in order; None if all stay."""
     if settings.intermediate_size is None:
         return None
     top = torch.topk(norms, settings.intermediate_size, dim=-1).indices
@@ -127,7 +127,7 @@ def choose_neurons(settings: Prune, norms: torch.Tensor) -> list[list[int]] | No
 
 
 def prune(model: Any, layers: Sequence[int], neurons: Sequence[Sequence[int]] | None) -> Any:
-    """Return a new model of these layers (old numbers) and, of each, these neurons."""
+    """Return a new model with these layers (old numbers) and, in each, these neurons."""
     config = _shrink_config(model.config, layers, neurons)
     kept: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -150,7 +150,7 @@ def prune(model: Any, layers: Sequence[int], neurons: Sequence[Sequence[int]] | 
 
 
 def _shrink_config(config: Any, layers: Sequence[int], neurons: Any) -> Any:
-    """Return a copy with fewer layers; lists with an entry a layer keep those of the layers."""
+    """Return a copy with fewer layers; lists with one entry per layer keep the matching entries."""
     fields = config.to_dict()
     count = config.num_hidden_layers
     for name, value in fields.items():

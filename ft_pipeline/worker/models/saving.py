@@ -1,4 +1,4 @@
-"""A trained model as files: a peft adapter, bottleneck adapters, or a whole model.
+"""A trained model as files: a peft adapter, bottleneck adapters, or a full model.
 
 Safetensors only; the adapter names the canonical base id and commit.
 """
@@ -24,7 +24,7 @@ BF16_STEP = 2.0**-7  # from a number to the next one in bf16, relative, at most
 
 
 def save_model(model: Any, tokenizer: Any, method: str, base_model: Path, folder: Path) -> None:
-    """Save what was trained, and the tokenizer."""
+    """Save the trained weights and the tokenizer."""
     base = read_base(base_model)
     if method == "bottleneck":
         model.save_pretrained(folder, base["id"], base["revision"])
@@ -40,7 +40,7 @@ def save_model(model: Any, tokenizer: Any, method: str, base_model: Path, folder
 
 
 def _save_whole(model: Any, base_model: Path, folder: Path) -> None:
-    """Save all weights in the dtype in which the base has them."""
+    """Save all weights in the base's dtype."""
     config_file = locate_weights(base_model) / MODEL_CONFIG_FILE
     config = json.loads(config_file.read_text(encoding="utf-8"))
     named = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -50,7 +50,7 @@ def _save_whole(model: Any, base_model: Path, folder: Path) -> None:
 
 
 def _order_target_modules(config_file: Path) -> None:
-    """Sort the modules, which peft keeps as a set: equal adapters get equal files."""
+    """Sort the modules, which peft keeps as a set, so that equal adapters get equal files."""
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if isinstance(config["target_modules"], list):  # unsloth may write a pattern
         config["target_modules"].sort()
@@ -58,9 +58,9 @@ def _order_target_modules(config_file: Path) -> None:
 
 
 def loads_again(model: Any, folder: Path) -> bool:
-    """Load what was saved with the library that users load it with; compare every tensor.
+    """Load the saved model with the library that users load it with; compare every tensor.
 
-    An adapter's file has to be equal; beside its base peft, or unsloth, may hold it rounded.
+    An adapter's file must be equal; on its base, peft or unsloth may hold it rounded.
     """
     if isinstance(model, BottleneckModel):
         trained = {name: t.clone() for name, t in model.adapters.state_dict().items()}
@@ -87,7 +87,7 @@ def loads_again(model: Any, folder: Path) -> bool:
 def _are_equal(
     one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0
 ) -> bool:
-    """Whether tensors of the same names are the same, up to `tolerance` of each number."""
+    """Whether tensors with the same names are equal, up to `tolerance` for each number."""
     return one.keys() == other.keys() and all(
         one[name].shape == other[name].shape
         and torch.allclose(one[name].float().cpu(), other[name].float().cpu(), tolerance, 0.0)
@@ -98,7 +98,7 @@ def _are_equal(
 def write_worst_examples(
     records: Sequence[Record], losses: torch.Tensor, count: int, target: Path
 ) -> list[dict[str, Any]]:
-    """Write the examples with the highest mean loss (nats a token, when last trained on)."""
+    """Write the examples with the highest mean loss (nats per token, when last trained on)."""
     order = torch.argsort(losses, descending=True, stable=True)[:count].tolist()
     worst = [
         {

@@ -1,4 +1,4 @@
-"""Whether two models have the same vocabulary: needed where one learns from the other's logits."""
+"""Whether two models share a vocabulary, as needed to learn from the other's logits."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ def read_vocabulary(folder: Path) -> dict[int, str]:
 
 
 def count_vocabulary(folder: Path) -> int:
-    """Return one more than the largest id of a tokenizer: logits beyond it are padding."""
+    """Return a tokenizer's largest id plus one; logits beyond that are padding."""
     return max(read_vocabulary(folder)) + 1
 
 
 def count_shared_vocabulary(base: Path, teacher: Path) -> int:
-    """Return the size of the base's vocabulary. Raises VocabularyMismatch for another one."""
+    """Return the size of the base's vocabulary. Raises VocabularyMismatch if they differ."""
     vocab_size = count_vocabulary(base)
     if teacher != base:
         require_same_vocabulary(base, teacher, "distillation.teacher.model")
@@ -34,9 +34,9 @@ def count_shared_vocabulary(base: Path, teacher: Path) -> int:
 
 
 def require_same_vocabulary(base: Path, other: Path, named: str) -> None:
-    """Raise VocabularyMismatch where a word of the base's tokenizer has another id in `other`.
+    """Raise VocabularyMismatch if a token of the base's tokenizer has another id in `other`.
 
-    `other` may have tokens beyond those of the base: no token of the data is one of them.
+    `other` may have additional tokens, because none of them occurs in the data.
     """
     ours, theirs = read_vocabulary(base), read_vocabulary(other)
     for number in sorted(ours):
@@ -44,17 +44,17 @@ def require_same_vocabulary(base: Path, other: Path, named: str) -> None:
             found = repr(theirs[number]) if number in theirs else "no token"
             raise VocabularyMismatch(
                 f"{named}: its tokenizer differs from the base model's. The first difference: id "
-                f"{number} is {ours[number]!r} in the base model and {found} here. Logits of the "
-                "one say nothing about tokens of the other; choose a model of the same family."
+                f"{number} is {ours[number]!r} in the base model and {found} here. Logits of one "
+                "model say nothing about tokens of the other. Choose a model of the same family."
             )
 
 
 def require_room(folder: Path, vocab_size: int, named: str) -> None:
-    """Raise VocabularyMismatch where a model has fewer logits than there are tokens."""
+    """Raise VocabularyMismatch if a model has fewer logits than the tokenizer has tokens."""
     config = json.loads((folder / MODEL_CONFIG_FILE).read_text(encoding="utf-8"))
     size = (config.get("text_config") or config).get("vocab_size")
     if size is not None and size < vocab_size:
         raise VocabularyMismatch(
-            f"{named}: it has logits for {size} tokens, and the base model's tokenizer has "
-            f"{vocab_size}."
+            f"{named}: it has logits for {size} tokens, but the base model's tokenizer has "
+            f"{vocab_size}. Choose a model of the same family."
         )

@@ -1,4 +1,4 @@
 """The training itself: trainer, session, checkpoints, memory, progress.
 
-It imports every other package of the worker.
+It imports all other packages of the worker.
 """

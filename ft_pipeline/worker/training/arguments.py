@@ -1,4 +1,4 @@
-"""The trainer's arguments: every setting of the recipe in transformers' and trl's own terms."""
+"""The trainer's arguments: the recipe's settings in terms of transformers and trl."""
 
 import logging
 from pathlib import Path
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 def make_arguments(
     settings: Training, fallback: Fallback, dtype: torch.dtype, scratch: Path
 ) -> SFTConfig:
-    """Return the arguments for one fallback of the memory fallbacks.
+    """Return the arguments for one memory fallback.
 
-    Logging, evaluation and checkpoints are done by our trainer, so they are off here.
+    Our own trainer does logging, evaluation and checkpoints, so they are off here.
     """
     on_gpu = choose_device() == "cuda"
     autocast = _may_autocast(settings, on_gpu) and dtype != torch.float32
@@ -65,17 +65,17 @@ def make_arguments(
 
 
 def _may_autocast(settings: Training, on_gpu: bool) -> bool:
-    """On a CPU with an NF4 base autocast learns badly in silence (docs/decisions.md)."""
+    """On a CPU with an NF4 base, autocast silently learns badly (docs/decisions.md)."""
     return on_gpu or (settings.base_quantization == "none" and settings.method == "full")
 
 
 def _choose_optimizer(settings: Training, on_gpu: bool) -> str:
     if settings.optimizer == "adamw_8bit" and not on_gpu:
-        logger.warning("optimizer: adamw_8bit needs a GPU; adamw_torch is used instead")
+        logger.warning("optimizer: adamw_8bit needs a GPU; using adamw_torch instead")
         return FUSED
     return FUSED if settings.optimizer == "adamw_torch" else settings.optimizer
 
 
 def record_arguments(arguments: SFTConfig) -> dict[str, Any]:
-    """Return the arguments as JSON can hold them, without this machine's paths and secrets."""
+    """Return the arguments as JSON values, without this machine's paths and secrets."""
     return {name: value for name, value in arguments.to_dict().items() if name not in LEFT_OUT}

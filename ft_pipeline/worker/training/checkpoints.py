@@ -1,13 +1,13 @@
-"""Checkpoints of one training: whole or not there.
+"""Checkpoints of one training: complete or absent.
 
     <store>/checkpoints/finetuned_model/8d2e…/step-000120/
         weights.safetensors  optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json
         progress.json        what was logged so far, and the state of early stopping
         complete.json        written last: {"step": 120, "files": {"optimizer.pt": {"bytes": …}}}
 
-Written aside, synced, renamed, then marked as complete. One that is not whole is named, and the one
-before is taken. The folder's name holds the fingerprint, so
-another training's checkpoint is never continued. Torch's files are read with `weights_only=True`.
+Written to a draft folder, synced, renamed, then marked as complete. An incomplete one is named in
+the log, and the previous one used. The folder's name holds the fingerprint, so no training
+continues from another's checkpoint. Torch files are read with `weights_only=True`.
 """
 
 import logging
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Complete(ManifestPart):
-    """The marker: a step, and the files that its checkpoint has."""
+    """The marker: a step, and the files of its checkpoint."""
 
     step: int
     files: dict[str, FileEntry]
@@ -47,16 +47,16 @@ SHAPE = TypeAdapter(Complete)
 
 
 class Checkpoints:
-    """The checkpoints in one folder; `keep` of the newest stay, and the best."""
+    """The checkpoints in one folder; the newest `keep` and the best stay."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
-        """Give a folder to fill; afterwards it is the checkpoint of that step.
+        """Yield a folder to fill, which becomes the checkpoint of that step.
 
-        Raises PipelineError where it cannot be written; earlier checkpoints stay as they are.
+        Raises PipelineError if it cannot be written; earlier checkpoints stay.
         """
         draft = self.folder / f"{DRAFT_MARK}{uuid.uuid4().hex[:8]}"
         target = self._of(step)
@@ -78,16 +78,18 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
 
     def find_last(self) -> Path | None:
-        """Return the newest whole checkpoint; torn ones are named in the log and passed over."""
+        """Return the newest complete checkpoint; incomplete ones are logged and skipped."""
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             fault = _find_fault(folder)
             if fault is None:
                 return folder
-            logger.warning("checkpoint %s is torn (%s); the one before is taken", folder, fault)
+            logger.warning(
+                "checkpoint %s is incomplete (%s); using the previous one", folder, fault
+            )
         return None
 
     def remove_old(self, best_step: int | None) -> None:
-        """Remove all but the newest and the best, and what is torn."""
+        """Remove incomplete checkpoints, and all others but the newest and the best."""
         steps = sorted(self.folder.glob("step-*"), reverse=True)
         newest = [folder for folder in steps if _is_marked(folder)][: self.keep]
         for folder in steps:
@@ -96,7 +98,7 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def of_step(self, step: int) -> Path:
-        """Return the whole checkpoint of a step. Raises PipelineError where it is not there."""
+        """Return the complete checkpoint of a step. Raises PipelineError if there is none."""
         folder = self._of(step)
         fault = _find_fault(folder)
         if fault is not None:
@@ -108,16 +110,20 @@ class Checkpoints:
 
     def _explain(self, step: int, error: Exception) -> str:
         last = self.find_last()
-        kept = f"The last whole checkpoint, {last.name}, is intact" if last else "None was written"
+        kept = (
+            f"The last complete checkpoint, {last.name}, is intact"
+            if last
+            else "No checkpoint was written before"
+        )
         return (
-            f"the checkpoint of step {step} could not be written to {self.folder} ({error}); a "
-            f"full disk? {kept}; the same command continues from there. Free some space, or lower "
-            "training.keep_checkpoints."
+            f"the checkpoint of step {step} could not be written to {self.folder} ({error}); is "
+            f"the disk full? {kept}; the same command continues from there. Free some space, or "
+            "lower training.keep_checkpoints."
         )
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the number of optimizer steps behind a checkpoint."""
+    """Return the number of optimizer steps of a checkpoint."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -133,7 +139,7 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _find_fault(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint; None where it is whole."""
+    """Say what is wrong with a checkpoint; None if it is complete."""
     try:
         marker = load_record(folder / MARKER, SHAPE)
     except DamagedRecord as error:
@@ -143,5 +149,5 @@ def _find_fault(folder: Path) -> str | None:
     for name, expected in marker.files.items():
         file = folder / name
         if not file.is_file() or _describe(file) != expected:
-            return f"{name} is missing or not as it was written"
+            return f"{name} is missing or has changed"
     return None

@@ -1,7 +1,7 @@
-"""When memory is too small: the fallbacks of smaller forward passes.
+"""When memory is too small: fallbacks with smaller forward passes.
 
-Each fallback halves the micro-batch and doubles the accumulation, so that an optimizer step still
-has the same examples; the last one recomputes activations as well.
+Each fallback halves the micro-batch and doubles the accumulation, so that an optimizer step keeps
+the same examples; the last one also recomputes activations.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,14 +34,14 @@ class Fallback:
         return f"batch {self.batch_size} × {self.gradient_accumulation}{recomputed}"
 
     def describe(self, outcome: str) -> dict[str, Any]:
-        """Return it as a line of the receipt."""
+        """Return the fallback as a line of the receipt."""
         return {**asdict(self), "outcome": outcome}
 
 
 def list_fallbacks(settings: Training, start: Fallback | None = None) -> list[Fallback]:
-    """Return the fallbacks from the recipe's own down, or from the one of a checkpoint.
+    """Return the fallbacks, from the recipe's own batch or a checkpoint's down.
 
-    A batch that is no power of two is halved to the next smaller divisor of it.
+    A batch size that is not a power of two goes to its next smaller divisor.
     """
     size, recomputes = settings.batch_size, settings.gradient_checkpointing
     effective = size * settings.gradient_accumulation
@@ -55,7 +55,7 @@ def list_fallbacks(settings: Training, start: Fallback | None = None) -> list[Fa
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's or Python's word for too little memory."""
+    """Whether an error of torch or Python means too little memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

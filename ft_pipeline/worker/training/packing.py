@@ -1,4 +1,4 @@
-"""The proof, before the first step, that packed sequences do not see each other."""
+"""Prove before the first step that packed sequences do not see each other."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ MeasureLoss = Callable[[dict[str, torch.Tensor]], float]
 
 
 def keeps_apart(records: Sequence[Record], measure_loss: MeasureLoss, tolerance: float) -> bool:
-    """Compare two examples in one sequence with the same two by themselves.
+    """Compare two examples in one sequence with the same two in separate ones.
 
     `measure_loss` returns the summed loss of a micro-batch in nats; dropout must be off.
     """
@@ -26,10 +26,12 @@ def keeps_apart(records: Sequence[Record], measure_loss: MeasureLoss, tolerance:
     alone = sum(measure_loss(collate([record], "plain", 0)) for record in pair)
     trained = sum(sum(label != IGNORED for label in record["labels"]) for record in pair)
     difference = abs(packed - alone) / max(trained, 1)
-    logger.info("packing: the loss of two examples packed differs by %.1e nats a token", difference)
+    logger.info(
+        "packing: the loss of two packed examples differs by %.1e nats per token", difference
+    )
     return difference <= tolerance
 
 
 def _choose_pair(records: Sequence[Record]) -> list[Record]:
-    """Return two short examples: a leak shows in any two."""
+    """Return two short examples; a leak shows in any two."""
     return sorted(records, key=lambda record: len(record["input_ids"]))[:2]

@@ -1,13 +1,13 @@
-"""What a training has done so far: its losses, and what is shown of them.
+"""The progress of a training: its losses, and how they are shown.
 
 One line of metrics.jsonl:
 
     {"step": 12, "epoch": 0.15, "loss": 2.31, "learning_rate": 9.1e-4, "grad_norm": 1.2,
      "tokens": 10752, "seconds": 61.4}
 
-`loss` is in nats a trained token, over the steps since the line before; `tokens` counts real (not
-padding) tokens seen so far. Lines of an evaluation have `step` and `eval_loss`. All of it is part
-of a checkpoint, so a resumed run writes the lines of an undisturbed one (but for `seconds`).
+`loss` is in nats per trained token, over the steps since the previous line; `tokens` counts real
+(not padding) tokens so far. Lines of an evaluation have `step` and `eval_loss`. All of this is part
+of a checkpoint, so a resumed run writes the same lines as an uninterrupted one (except `seconds`).
 """
 
 import json
@@ -29,7 +29,7 @@ RECENT = 20
 
 @dataclass
 class Progress:
-    """The state of a training beside weights and optimizer; `losses` are nats a token by step."""
+    """The state of a training besides weights and optimizer; `losses`: nats per token by step."""
 
     step: int = 0
     tokens: int = 0
@@ -43,7 +43,7 @@ class Progress:
     without_best: int = 0
 
     def add_step(self, loss: float, trained: int, tokens: int) -> None:
-        """Count an optimizer step over so many trained and real tokens."""
+        """Count an optimizer step with these numbers of trained and real tokens."""
         self.step += 1
         self.tokens += tokens
         self.losses.append(loss)
@@ -60,8 +60,8 @@ class Progress:
             mean = sum(recent) / RECENT
             if loss > spike_factor * mean:
                 return (
-                    f"the loss {loss:.3f} is over {spike_factor:g} times the mean of the "
-                    f"{RECENT} steps before, {mean:.3f} (training.spike_factor)"
+                    f"the loss {loss:.3f} is more than {spike_factor:g} times {mean:.3f}, the "
+                    f"mean of the previous {RECENT} steps (training.spike_factor)"
                 )
         return None
 
@@ -81,7 +81,7 @@ class Progress:
         return record
 
     def add_evaluation(self, loss: float) -> dict[str, Any]:
-        """Return the record of an evaluation, and remember the best."""
+        """Return the record of an evaluation, and track the best."""
         if self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss, self.without_best = self.step, loss, 0
         else:
@@ -91,7 +91,7 @@ class Progress:
         return record
 
     def write(self, file: Path) -> None:
-        """Write all of it as JSON."""
+        """Write the progress as JSON."""
         file.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
     @staticmethod
@@ -101,7 +101,7 @@ class Progress:
 
 
 class Display:
-    """Writes metrics.jsonl, and shows how far a training is."""
+    """Writes metrics.jsonl and shows how far the training is."""
 
     def __init__(self, metrics_file: Path, steps: int) -> None:
         self._file, self._steps = metrics_file, steps
@@ -117,7 +117,7 @@ class Display:
             yield
 
     def show(self, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl; what it says of validation is shown as such."""
+        """Append a line to metrics.jsonl; show its validation figures."""
         self._append(record)
         if "eval_loss" in record:
             logger.info("step %d: loss on val_tokens %.4f", record["step"], record["eval_loss"])

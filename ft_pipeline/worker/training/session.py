@@ -1,4 +1,4 @@
-"""One training: from its beginning, or its last checkpoint, to what is saved."""
+"""One training: from its start, or its last checkpoint, to the saved model."""
 
 import json
 import logging
@@ -79,14 +79,14 @@ class Session:
             logger.info("note: %s", note)
 
     def checkpointed_fallback(self) -> Fallback | None:
-        """Return the fallback of the memory fallbacks on which the last checkpoint was written."""
+        """Return the memory fallback that wrote the last checkpoint."""
         last = self.checkpoints.find_last()
         return Fallback(**_read_resolved(last)["fallback"]) if last else None
 
     def train(self, fallback: Fallback) -> None:
-        """Train to the end on one fallback of the memory fallbacks.
+        """Train to the end with one memory fallback.
 
-        Raises PipelineError for a loss that is no number, GracefulShutdown when asked to end.
+        Raises PipelineError for a loss that is not a number, GracefulShutdown when asked to end.
         """
         self.fallback = fallback
         checkpoint = self.checkpoints.find_last()
@@ -98,7 +98,7 @@ class Session:
             self.progress = Progress.read(checkpoint / PROGRESS_FILE)
             self.resumed_from = step_of(checkpoint)
             self._example_losses = read_example_losses(checkpoint)
-            logger.info("continuing behind step %d: %s", self.resumed_from, checkpoint)
+            logger.info("continuing after step %d: %s", self.resumed_from, checkpoint)
         with tempfile.TemporaryDirectory(prefix="ft-pipeline-trainer-") as scratch:
             trainer = self._make_trainer(fallback, checkpoint, Path(scratch))
             if checkpoint is None:
@@ -156,7 +156,7 @@ class Session:
         # Undoes trl's rounding of adapters on quantized bases to bf16.
         restore_trained(self.model, self.initial)
         if checkpoint is None and self.batching == "packed" and not self._packs_apart(trainer):
-            logger.warning("packed sequences would see each other here; grouped is used instead")
+            logger.warning("packed sequences would see each other here; using grouped instead")
             self.batching = "grouped"
             trainer.work = replace(work, batching="grouped")
         monitor.resolved = {"fallback": asdict(fallback), "batching": self.batching}
@@ -174,7 +174,7 @@ class Session:
             return keeps_apart(self.records, trainer.sum_loss, tolerance)
 
     def _try_longest(self, trainer: FineTuner) -> None:
-        """Go forward and back once over the longest micro-batch: what does not fit shows now."""
+        """Go forward and back over the longest micro-batch, so that too little memory shows now."""
         states = torch.random.get_rng_state(), torch.cuda.get_rng_state_all()
         lengths = [len(record["input_ids"]) for record in self.records]
         longest = sorted(range(len(lengths)), key=lambda number: -lengths[number])
@@ -184,12 +184,12 @@ class Session:
         torch.cuda.set_rng_state_all(states[1])
 
     def free_memory(self) -> None:
-        """Let go of what a failed fallback held."""
+        """Free what a failed fallback held."""
         self.model.zero_grad(set_to_none=True)
         free_memory()
 
     def summarize(self) -> dict[str, Any]:
-        """Return the figures of the run. Losses are means over first and last tenth of the log."""
+        """Return the run's figures. Losses are means over the first and last tenth of the log."""
         records = [record for record in self.progress.records if "loss" in record]
         losses = [record["loss"] for record in records]
         tenth = max(1, len(losses) // 10)
@@ -225,7 +225,7 @@ class Session:
         return float(torch.stack(squares).sum().sqrt())
 
     def save(self) -> dict[str, Any]:
-        """Write the model and the worst examples; say whether the model loads again."""
+        """Write the model and the worst examples; return whether the model loads again."""
         output, method = self.task.output, self.settings.method
         worst = write_worst_examples(self.records, self._example_losses, WORST, output / WORST_FILE)
         with activity("saving the model"):

@@ -1,8 +1,8 @@
 """Fine-tuning: assets `finetuned_model`, `distilled_model` and `ce_model`.
 
-Trains an adapter (or all weights) on token records whose prompts are masked, from the last whole
-checkpoint of the same fingerprint where there is one. The output is a peft adapter
-(`adapter_model.safetensors`, `adapter_config.json`) or a whole model, with the tokenizer; `meta/`
+Trains an adapter (or all weights) on token records with masked prompts, continuing from the last
+complete checkpoint of the same fingerprint, if any. The output is a peft adapter
+(`adapter_model.safetensors`, `adapter_config.json`) or a full model, with the tokenizer; `meta/`
 has metrics.jsonl (progress.py), report.json, trainer_arguments.json and worst_examples.jsonl:
 
     {"example_id": "5f0a…", "task": "quiz_question", "loss": 3.91}
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(task: TrainTask) -> dict[str, Any]:
-    """Train, save and prove that the result loads; return metadata and what was resolved."""
+    """Train, save and prove that the result loads; return metadata and resolved choices."""
     settings = task.settings
     of_student = task.tokenizer_of is not None or task.distillation is not None
     backend = choose_backend(settings, of_student)
@@ -71,9 +71,9 @@ def run(task: TrainTask) -> dict[str, Any]:
 
 
 def _fall_back(session: Any, settings: Training) -> list[dict[str, Any]]:
-    """Train on the first fallback of the fallbacks that fits into memory; return what was tried.
+    """Train with the first fallback that fits into memory; return what was tried.
 
-    Raises PipelineError with the table of all fallbacks where none fits.
+    Raises PipelineError with the table of all fallbacks if none fits.
     """
     attempts: list[dict[str, Any]] = []
     for fallback in list_fallbacks(settings, session.checkpointed_fallback()):
@@ -87,11 +87,12 @@ def _fall_back(session: Any, settings: Training) -> list[dict[str, Any]]:
         if fits:
             return [*attempts, fallback.describe("fits")]
         attempts.append(fallback.describe("out of memory"))
-        logger.warning("out of memory with %s; the next fallback is tried", fallback)
+        logger.warning("out of memory with %s; trying the next fallback", fallback)
         session.free_memory()  # not above: until there, the error's frames hold the trainer
     raise PipelineError(
-        f"memory is too small for this training. Tried:\n{render_attempts(attempts)}\nLower "
-        "tokens.max_length, take method qlora, a smaller base model, or a machine with more memory."
+        f"this training does not fit into memory. Tried:\n{render_attempts(attempts)}\nLower "
+        "tokens.max_length, or use method qlora, a smaller base model, or a machine with more "
+        "memory."
     )
 
 
@@ -116,5 +117,5 @@ def _write_report(
         **describe_hardware(),
     }
     if resolved["device"] != "cpu":
-        resolved["may_differ"] = "a GPU's sums may differ in the last bits between runs and cards"
+        resolved["may_differ"] = "sums on a GPU may differ in the last bits between runs and cards"
     return {"metadata": report, "resolved": resolved}

@@ -1,8 +1,8 @@
 """The training loop: trl's SFTTrainer over planned batches, with checkpoints that resume exactly.
 
-Of the trainer come the loop, the optimizer, the schedule, mixed precision and clipping. Done here:
-the batches of each step (batches.py), the loss (losses.py), and after each step what is logged,
-evaluated, saved and stopped.
+The trainer provides the loop, the optimizer, the schedule, mixed precision and clipping. Done here:
+the batches of each step (batches.py), the loss (losses.py), and after each step logging,
+evaluation, checkpoints and stopping.
 """
 
 import json
@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on, and how it is divided."""
+    """The training data, and how it is divided."""
 
     records: Sequence[Record]
     validation: Sequence[Record]
@@ -74,7 +74,7 @@ class Work:
 
 @dataclass
 class Monitor:
-    """What goes on around the steps."""
+    """What happens around the steps."""
 
     progress: Progress
     checkpoints: Checkpoints
@@ -86,7 +86,7 @@ class Monitor:
 
 
 class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
-    """Trains on the planned batches of `work`, and does what `monitor` says after each step."""
+    """Trains on the planned batches of `work`, and follows `monitor` after each step."""
 
     def __init__(self, settings: Training, work: Work, monitor: Monitor, **given: Any) -> None:
         super().__init__(**given)
@@ -110,7 +110,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     @property
     def batches(self) -> PlannedBatches:
-        """The plan: the same for a resumed run."""
+        """The plan, which is the same for a resumed run."""
         return PlannedBatches(
             [len(record["input_ids"]) for record in self.work.records],
             self.settings.batch_size,
@@ -147,9 +147,9 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: Any
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
-        """Return a step's batches and its trained tokens, by which each loss is divided.
+        """Return a step's batches and its number of trained tokens, the divisor of each loss.
 
-        Not left to transformers: on a GPU unsloth puts its own in place, and nothing is counted.
+        Not left to transformers: on a GPU, unsloth replaces this, and nothing is counted.
         """
         batches = list(islice(epoch_iterator, num_batches))
         self._step_trained = sum(count_trained(batch) for batch in batches)
@@ -180,7 +180,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the summed loss in nats, with its gradient, and each token's, float32[trained].
 
-        Cross-entropy on the data, or with a teacher_signal the distillation loss.
+        Cross-entropy on the data, or with a teacher_signal, the distillation loss.
         """
         assert self._parts is not None
         body, head = self._parts
@@ -198,7 +198,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
 
     def _remember(self, losses: torch.Tensor, rows: torch.Tensor, examples: torch.Tensor) -> None:
-        """Keep each example's mean loss, as it was when it was last trained on."""
+        """Record each example's mean loss when it was last trained on."""
         count = len(examples)
         sums = torch.zeros(count, device=losses.device).index_add_(0, rows, losses.float())
         sizes = torch.bincount(rows, minlength=count).clamp(min=1)
@@ -243,8 +243,8 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
             self.save()
         if leaving:
             raise GracefulShutdown(
-                f"asked to end at step {progress.step}; its checkpoint is written, and the same "
-                "command continues from there"
+                f"asked to shut down at step {progress.step}; its checkpoint is written, and the "
+                "same command continues from there"
             )
         self.monitor.expected_seconds(monotonic() - self._step_start)  # evaluation and saving too
         self._step_loss, self._step_start = 0.0, monotonic()
@@ -263,7 +263,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return self.settings.best_checkpoint and progress.best_step == progress.step
 
     def measure_validation(self) -> float:
-        """Return the mean loss on the validation split in nats a trained token."""
+        """Return the mean loss on the validation split in nats per trained token."""
         order = sorted(self.work.validation, key=lambda record: len(record["input_ids"]))
         total, trained, size = 0.0, 0, self.work.micro_batch_size
         begin = monotonic()
@@ -294,7 +294,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return float(self.compute_token_losses(inputs)[0])
 
     def try_batch(self, numbers: Sequence[int]) -> None:
-        """Go forward and back over the micro-batch of these examples, and forget the gradients."""
+        """Go forward and back over the micro-batch of these examples; drop the gradients."""
         self.model.train()
         batch = self.collate_examples(numbers)
         del batch["examples"]
@@ -310,11 +310,11 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
         ids = [self.work.records[n]["example_id"] for batch in self._batch_ids for n in batch]
         more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
         last, step = self.monitor.checkpoints.find_last(), self.monitor.progress.step
-        kept = f"The checkpoint {last} is kept" if last else "No checkpoint was written before it"
+        kept = f"Checkpoint {last} is kept" if last else "No checkpoint was written before it"
         return (
             f"training stopped at step {step}: {fault}. Examples of this step: "
-            f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show --id ID` prints one). "
-            f"{kept}. Look at these examples, lower training.learning_rate, or raise "
+            f"{', '.join(ids[:SHOWN_IDS])}{more} (`ft-pipeline examples show --id ID` prints "
+            f"one). {kept}. Check these examples, lower training.learning_rate, or raise "
             "training.warmup_steps."
         )
 
@@ -343,7 +343,7 @@ class FineTuner(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
 
 class _Numbered:
-    """Records with their numbers, as a data set of the loader."""
+    """Records with their numbers, as a data set for the loader."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
@@ -361,7 +361,7 @@ def read_example_losses(checkpoint: Path) -> torch.Tensor:
 
 
 def _number_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the number of its example in the batch for each trained token: int64[trained]."""
+    """Return each trained token's example number in the batch: int64[trained]."""
     trained = inputs["labels"][:, 1:] != IGNORED
     if "position_ids" not in inputs:
         return trained.nonzero()[:, 0]

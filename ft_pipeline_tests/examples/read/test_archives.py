@@ -81,7 +81,7 @@ def test_members_are_read_in_the_order_of_their_names_among_the_files(tmp_path: 
     "member", ["../r.csv", "/r.csv", "a/../../r.csv", "C:/r.csv", "..\\r.csv", "\\r.csv", "."]
 )
 def test_a_member_outside_the_archive_is_refused(member: str) -> None:
-    with pytest.raises(PipelineError, match=r"r\.zip: its member .* points outside the archive"):
+    with pytest.raises(PipelineError, match=r"r\.zip: member .* points outside the archive"):
         read(pack({member: CSV, "r.csv": CSV}), "r.zip")
 
 
@@ -99,13 +99,13 @@ def test_a_member_that_stands_twice_is_refused() -> None:
     with zipfile.ZipFile(file, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("r.csv", CSV)
         archive.writestr("r.csv", CSV)
-    with pytest.raises(PipelineError, match=r"r\.zip: it has two members 'r\.csv'"):
+    with pytest.raises(PipelineError, match=r"r\.zip: contains two members named 'r\.csv'"):
         read(file.getvalue(), "r.zip")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_method_that_cannot_be_read_in_pieces_is_refused(method: int) -> None:
-    with pytest.raises(PipelineError, match=f"packed by method {method}; expected deflate"):
+    with pytest.raises(PipelineError, match=f"compressed with method {method}; expected deflate"):
         read(pack({"r.csv": CSV}, method), "r.zip")
 
 
@@ -143,7 +143,9 @@ def test_an_archive_that_cannot_be_read_says_why(name: str, content: bytes, expe
 def test_content_larger_than_declared_is_refused(name: str) -> None:
     content = CSV + b"3,4\n" * 1000
     packed = compress(content) if name.endswith(".gz") else pack({"r.csv": content})
-    with pytest.raises(PipelineError, match=r"larger than 2000 bytes .* raise `format\.max_bytes`"):
+    with pytest.raises(
+        PipelineError, match=r"larger than 2000 bytes .*raise the .*`format\.max_bytes`"
+    ):
         read(packed, name, max_bytes=2000)
     assert len(read(packed, name, max_bytes=5000).rows) == 1001
 

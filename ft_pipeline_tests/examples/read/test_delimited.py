@@ -247,9 +247,9 @@ def test_escapes_are_read_where_declared(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("content", "form", "expected"),
     [
-        (b"a,b,a\n1,2,3\n", {}, "a column name stands twice in the header"),
-        (b",,\n1,2,3\n", {}, "its first line is no readable header: ',,'"),
-        (b"caf\xe9 \xc3\xa9,b\n", {}, "its first line is no readable header"),
+        (b"a,b,a\n1,2,3\n", {}, "a column name occurs twice in the header"),
+        (b",,\n1,2,3\n", {}, "the first line is not a readable header: ',,'"),
+        (b"caf\xe9 \xc3\xa9,b\n", {}, "the first line is not a readable header"),
         (b"a,b\n", {"delimiter": '"'}, "`format.delimiter` cannot be '\"'"),
     ],
 )

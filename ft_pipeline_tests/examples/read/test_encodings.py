@@ -124,10 +124,12 @@ def test_a_broken_record_with_stray_bytes_can_be_shown() -> None:
         pytest.param(b"a,b\n\x00\x01\x02", {}, "a binary file", id="binary"),
         pytest.param(b"a,b\n\x00", {"encoding": "utf-8"}, "a binary file", id="binary, declared"),
         pytest.param(TEXT.encode("utf-16-le"), {}, "declare `format.encoding`", id="UTF-16"),
-        pytest.param(b"a,b\n", {"encoding": "rot13"}, "no encoding of text files", id="rot13"),
-        pytest.param(b"a,b\n", {"encoding": "zlib"}, "no encoding of text files", id="zlib"),
-        pytest.param(b"a,b\n", {"encoding": "idna"}, "no encoding of text files", id="idna"),
-        pytest.param(b"a,b\n", {"encoding": "undefined"}, "no encoding of text files", id="none"),
+        pytest.param(b"a,b\n", {"encoding": "rot13"}, "not an encoding for text files", id="rot13"),
+        pytest.param(b"a,b\n", {"encoding": "zlib"}, "not an encoding for text files", id="zlib"),
+        pytest.param(b"a,b\n", {"encoding": "idna"}, "not an encoding for text files", id="idna"),
+        pytest.param(
+            b"a,b\n", {"encoding": "undefined"}, "not an encoding for text files", id="none"
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["r.csv", "r.json", "r.jsonl"])

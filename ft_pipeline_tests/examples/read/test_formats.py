@@ -96,13 +96,15 @@ def test_an_item_of_an_array_that_is_no_object_is_set_aside(item: str) -> None:
         ('{"results": {"a": 1}}', "its keys are results"),
         ("{}", "its keys are none"),
         ('{"results": [{"a": 1}]', "found its end where , belongs"),
-        ('[{"a": 1}] [{"a": 2}]', "'[{\"a\": 2}]' follows behind its end"),
+        ('[{"a": 1}] [{"a": 2}]', "'[{\"a\": 2}]' follows after its end"),
         ('{"a": 1}{"a": 2}', "its keys are a"),
-        ("7", "it begins with '7'"),
+        ("7", "it starts with '7'"),
     ],
 )
 def test_a_json_file_that_is_no_array_of_objects_says_why(content: str, expected: str) -> None:
-    with pytest.raises(PipelineError, match=r"^source trivia: r\.json: not a JSON array") as caught:
+    with pytest.raises(
+        PipelineError, match=r"^source trivia: r\.json: neither a JSON array"
+    ) as caught:
         read(content, "r.json")
     assert expected in str(caught.value)
 
@@ -260,7 +262,7 @@ def test_parquet_without_rows_gives_none(tmp_path: Path) -> None:
 def test_parquet_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["a", "a"])
     pq.write_table(table, tmp_path / "r.parquet")
-    with pytest.raises(PipelineError, match="a column name stands twice"):
+    with pytest.raises(PipelineError, match="a column name occurs twice"):
         read_files({"r.parquet": tmp_path / "r.parquet"}, Format())
 
 

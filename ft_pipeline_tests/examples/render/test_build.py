@@ -214,7 +214,7 @@ def test_rows_that_are_all_rejected_are_refused_with_the_reasons(
     with pytest.raises(PipelineError) as caught:
         build(tmp_path, EMPTY, **recipe)
     message = str(caught.value)
-    assert "every one of the 4 rows was rejected: 4 × empty_text" in message
+    assert "all 4 rows were rejected: 4 × empty_text" in message
     assert "Check the parser and the columns of the source." in message
 
 

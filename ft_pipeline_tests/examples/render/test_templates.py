@@ -158,7 +158,7 @@ def test_a_template_that_cannot_be_rendered_is_refused_with_the_recipe(
 
 @pytest.mark.parametrize("name", ["answer", "chat", "Mine", "my-own", "1st", "it's"])
 def test_a_template_needs_a_name_of_its_own(name: str) -> None:
-    with pytest.raises(ValidationError, match="a name of its own"):
+    with pytest.raises(ValidationError, match="that is not built in"):
         make_recipe("{question}", "{answer}", name)
 
 

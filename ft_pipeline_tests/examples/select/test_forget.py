@@ -113,7 +113,10 @@ def test_a_file_that_was_cut_off_is_named_wherever_it_was_cut(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "data/forget.txt: is empty, as after a power cut. Which rows are to be forgotten"),
+        (
+            b"",
+            "data/forget.txt: is empty, perhaps after a power cut. Without it, the rows to forget",
+        ),
         (b"# caf\xe9\n", "data/forget.txt: cannot be read as UTF-8"),
         (b"0" * 31 + b"\n", "data/forget.txt: line 1: '0000000000000000000000000000000' is not"),
         (b"# a\n" + b"\0" * 8, r"data/forget.txt: line 2: '\x00\x00\x00\x00\x00\x00\x00\x00' is"),

@@ -200,14 +200,14 @@ def test_truncated_logits_are_refused(inputs: WorkerInputs, tmp_path: Path) -> N
     file = artifact / "logits.arrow"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PipelineError, match="cut off or damaged"):
+    with pytest.raises(PipelineError, match="truncated or damaged"):
         StoredSignal(SETTINGS, 800, artifact, records)
     file.write_bytes(whole)
     with pa.ipc.open_file(pa.OSFile(str(file))) as reader:
         table = reader.read_all()
     with pa.ipc.new_file(str(file), table.schema) as writer:
         writer.write_table(table.slice(0, len(table) - 5))
-    with pytest.raises(PipelineError, match="it was cut off"):
+    with pytest.raises(PipelineError, match="so it is truncated"):
         StoredSignal(SETTINGS, 800, artifact, records)
 
 

@@ -259,15 +259,18 @@ def test_quantized_base_is_merged_after_dequantizing(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_model_name_or_path": "owner/other"}, "for base model owner/other, and the one"),
+        ({"base_model_name_or_path": "owner/other"}, "for base model owner/other, but the"),
         ({"base_model_name_or_path": None}, "for base model None"),
         ({"revision": "b" * 40}, "at commit bbbb.*Set base_model.revision"),
         ({"peft_type": "IA3"}, "peft_type IA3; expected LORA"),
         ({"r": 5}, "does not fit base model tiny.*size mismatch"),
         ({"target_modules": ["query"]}, "does not fit base model tiny.*not found"),
-        ({"target_modules": ["down_proj"]}, "the base has no place for"),
-        ({"target_modules": ["q_proj", "k_proj", "down_proj"]}, "its file lacks 6 tensors"),
-        ({"layers_to_transform": [0]}, "the base has no place for"),
+        ({"target_modules": ["down_proj"]}, "not in the base"),
+        (
+            {"target_modules": ["q_proj", "k_proj", "down_proj"]},
+            "6 tensors are missing from its file",
+        ),
+        ({"layers_to_transform": [0]}, "not in the base"),
     ],
 )
 @pytest.mark.parametrize("beside", [(), ("second",)])
@@ -355,7 +358,7 @@ def test_adapter_that_names_no_commit_is_loaded_with_a_warning(
         (("first", "bottleneck"), ("first", "bottleneck"), (1, 1), "bottleneck is a bottleneck"),
         (("dora", "first"), ("dora", "first"), (1, 1), "dora is a DoRA adapter"),
         (("biased",), ("biased",), (0.5,), "biased is an adapter with trained biases"),
-        (("upper", "first"), ("upper", "first"), (1, 1), "on different layers"),
+        (("upper", "first"), ("upper", "first"), (1, 1), "cover different layers"),
     ],
 )
 def test_combination_without_a_meaning_is_refused(
@@ -376,7 +379,7 @@ def test_adapter_with_trained_biases_shares_the_base_with_no_other(
     base_model: Path, folders: dict[str, Path]
 ) -> None:
     adapters = open_adapters(base_model, folders, "biased")
-    with pytest.raises(PipelineError, match=r"trained biases.*Load it alone"):
+    with pytest.raises(PipelineError, match=r"trained biases.*Load this adapter alone"):
         adapters.load("first", folders["first"])
 
 
@@ -411,7 +414,7 @@ def test_bottleneck_cannot_be_merged(base_model: Path, folders: dict[str, Path])
 
 def test_order_of_steps_is_checked(base_model: Path, folders: dict[str, Path]) -> None:
     adapters = open_adapters(base_model, folders, "first", "second")
-    with pytest.raises(PipelineError, match="no adapter is in use"):
+    with pytest.raises(PipelineError, match="no adapter is active"):
         adapters.merge()
     with pytest.raises(PipelineError, match="no adapter is merged"):
         adapters.unmerge()

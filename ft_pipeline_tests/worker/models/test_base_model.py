@@ -266,7 +266,7 @@ def test_branch_that_does_not_exist_is_named(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", [None, "", "0123abc", "two words", COMMIT[:-1]])
 def test_revision_is_a_whole_commit_or_a_name(revision: str | None) -> None:
-    with pytest.raises(ValidationError, match="its commit of 40 hex characters"):
+    with pytest.raises(ValidationError, match="a commit of 40 hex characters"):
         BaseModelChoice(id=HANDLE, revision=revision)
 
 
@@ -334,8 +334,8 @@ def test_repository_that_is_no_usable_model_is_refused(
         (hub_error(403, "GatedRepo", "Not in the list."), ["HTTP 403", "accept the terms"]),
         (hub_error(403, "", "This token cannot read it."), ["HTTP 403", "hf auth login"]),
         (hub_error(404, "RepoNotFound", "Not found"), ["HTTP 404", "`base_model.id`"]),
-        (Reply(429), ["HTTP 429", "Wait some minutes"]),
-        (Reply(503), ["HTTP 503", "Wait some minutes"]),
+        (Reply(429), ["HTTP 429", "Wait a few minutes"]),
+        (Reply(503), ["HTTP 503", "Wait a few minutes"]),
     ],
     ids=["401", "401 gated", "403 gated", "403", "404", "429", "503"],
 )

@@ -102,9 +102,9 @@ def test_neurons_that_are_silent_can_go_without_a_change(tiny_model: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": 4}, "prune.layers: 4 are to stay of 3"),
-        ({"layers": 3}, "everything would stay"),
-        ({"intermediate_size": 999}, "prune.intermediate_size: 999 are to stay of 192"),
+        ({"layers": 4}, "prune.layers is 4, but the model has only 3"),
+        ({"layers": 3}, "would remove nothing"),
+        ({"intermediate_size": 999}, "prune.intermediate_size is 999, but the model has only 192"),
     ],
 )
 def test_sizes_are_checked_by_the_config_alone(

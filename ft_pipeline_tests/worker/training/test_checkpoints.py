@@ -33,7 +33,7 @@ def test_with_a_damaged_marker_the_checkpoint_before_is_taken(
         (last / MARKER).write_bytes(content)
         assert checkpoints.find_last() == before
         (named,) = read_names(caplog, last)
-        assert named.startswith(f"checkpoint {last} is torn (")
+        assert named.startswith(f"checkpoint {last} is incomplete (")
         with pytest.raises(PipelineError, match="step-00000250, cannot be used: "):
             checkpoints.of_step(250)
     (last / MARKER).write_bytes(whole)

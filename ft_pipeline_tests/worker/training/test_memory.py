@@ -152,7 +152,7 @@ def test_a_training_that_fits_by_no_fallback_shows_what_was_tried(
     config = write_task(longer, tmp_path / "run", **LADDER | {"batch_size": 2})
     code, log = train_limited(config, 100)
     assert code == 1, log[-3000:]
-    assert "memory is too small for this training. Tried:" in log
+    assert "this training does not fit into memory. Tried:" in log
     assert "    1             2         yes  out of memory" in log
 
 

@@ -249,7 +249,7 @@ def test_trainer_gets_every_setting_of_the_recipe(ran: Ran) -> None:
     }
     assert {name: arguments[name] for name in expected} == expected
     if published.optimizer == "adamw_8bit" and not ON_GPU:
-        assert "adamw_8bit needs a GPU; adamw_torch is used instead" in ran.log
+        assert "adamw_8bit needs a GPU; using adamw_torch instead" in ran.log
 
 
 @pytest.mark.slow
