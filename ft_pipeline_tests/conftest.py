@@ -1,13 +1,14 @@
 """Real small things for tests: a random Llama, a tokenizer, a project that builds in seconds."""
 
 import csv
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ft_pipeline_tests.fork_server import ForkServer
 from ft_pipeline_tests.tiny_model import ROOT, SAMPLES, make_tiny_model
 
 # One thread: the models are tiny, and several processes run at once.
@@ -23,11 +25,14 @@ os.environ.setdefault("FT_THREADS", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+BEFORE_ALL_TESTS: dict[str, str] = {}  # the environment
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPU from all tests but those that are asked for by `-m gpu`: they expect a CPU."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    BEFORE_ALL_TESTS.update(os.environ)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +50,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny_model"))
 
 
+# Of whoever runs the tests, or set by libraries that a test has imported.
+NOT_A_USERS = ("FT_", "DAGSTER", "KMP_", "TORCHINDUCTOR_", "UNSLOTH_")
+
+
 @dataclass(frozen=True)
 class TinyProject:
     """A project folder whose default recipe trains the tiny model on a few sample rows."""
@@ -57,13 +66,16 @@ class TinyProject:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FT_", "DAGSTER"))}
+        return self.environment_from(os.environ)
+
+    def environment_from(self, surrounding: Mapping[str, str]) -> dict[str, str]:
+        kept = {k: v for k, v in surrounding.items() if not k.startswith(NOT_A_USERS)}
         return kept | {
             "FT_PROJECT": str(self.root),
             "FT_THREADS": "1",  # two threads of two tests on two cores wait for each other
             "DAGSTER_HOME": str(self.root),
             "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "ft_pipeline.definitions",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{surrounding['PATH']}",
             "COLUMNS": "200",
             "HF_HUB_OFFLINE": "1",
             # The lock of the one training at a time is the user's; tests do not wait for him.
@@ -73,7 +85,21 @@ class TinyProject:
     def run(
         self, *command: str, timeout: float = 600, **extra_env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project's root, as a user of its environment would."""
+        """Run a command in the project's root, as a user of its environment would.
+
+        `ft-pipeline` and `dagster` run in a fork of a process that has imported them (fork_server),
+        unless an environment of their own stands in the way.
+        """
+        environment = self.environment | extra_env
+        server = start_fork_server()
+        if server.can_run(command, environment):
+            return server.run(command, self.root, environment, timeout)
+        return self.run_anew(*command, timeout=timeout, **extra_env)
+
+    def run_anew(
+        self, *command: str, timeout: float = 600, **extra_env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as `run` does, in a process that starts from nothing, as in a shell."""
         return subprocess.run(
             command,
             cwd=self.root,
@@ -126,6 +152,11 @@ class TinyProject:
         shutil.copytree(self.root, target)
         return TinyProject(target)
 
+
+@functools.cache
+def start_fork_server() -> ForkServer:
+    """Start this process's server of forks, or return the one that runs."""
+    return ForkServer(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
 
 # What the build of `built_project` said on standard error.
 BUILD_LOG = "build.log"
