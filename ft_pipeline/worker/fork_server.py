@@ -26,7 +26,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from ft_pipeline.process.fork_server import MESSAGE_BYTES, MOST_DESCRIPTORS
+from ft_pipeline.process.fork_server import MESSAGE_BYTES, MOST_DESCRIPTORS, TRAINING
 from ft_pipeline.worker.environment import set_library_defaults
 
 ALLOWED_THREADS = ("jemalloc_bg_thd",)  # pyarrow's allocator; it starts again in the child
@@ -55,12 +55,8 @@ def main() -> None:
 def accept_runs(path: Path) -> socket.socket:
     """Fork a server for each run that connects; return, in that server, the socket to the run.
 
-    The libraries are imported before the first one, so that all share them.
+    The libraries are imported when the first run connects, so that all share them.
     """
-    from ft_pipeline.process.fork_server import TRAINING
-
-    for name in TRAINING:
-        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -68,6 +64,9 @@ def accept_runs(path: Path) -> socket.socket:
         listener.listen(64)
         while True:
             channel, _ = listener.accept()
+            prepare(
+                TRAINING
+            )  # what fails here fails in the worker that starts afresh, and is shown
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 return channel
