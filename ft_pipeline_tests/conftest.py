@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_pipeline_tests.fork_server import ForkServer
+from ft_pipeline.process.fork_server import SERVER_VARIABLE
+from ft_pipeline_tests.build_once import build_once
+from ft_pipeline_tests.command_server import CommandServer
 from ft_pipeline_tests.tiny_model import ROOT, SAMPLES, make_tiny_model
+from ft_pipeline_tests.worker_server import start_worker_server
 
 # One thread: the models are tiny, and several processes run at once.
 os.environ.setdefault("FT_THREADS", "1")
@@ -47,11 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 0.2 M parameters and a BPE tokenizer with ChatML, as a model folder."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+    return build_once(tmp_path_factory, "tiny_model", make_tiny_model)
 
 
+MAY_START_WORKERS = {"run", "generate", "materialize", "verify"}  # commands
 # Of whoever runs the tests, or set by libraries that a test has imported.
-NOT_A_USERS = ("FT_", "DAGSTER", "KMP_", "TORCHINDUCTOR_", "UNSLOTH_")
+NOT_A_USERS = ("FT_", "DAGSTER", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "UNSLOTH_")
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,14 @@ class TinyProject:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's root, as a user of its environment would.
 
-        `ft-pipeline` and `dagster` run in a fork of a process that has imported them (fork_server),
-        unless an environment of their own stands in the way.
+        `ft-pipeline` and `dagster` run as forks of a process that has imported them, unless their
+        environment stands in the way (command_server.py); their workers are forks, too.
         """
         environment = self.environment | extra_env
-        server = start_fork_server()
+        server = start_command_server()
         if server.can_run(command, environment):
+            if MAY_START_WORKERS & {*command}:
+                environment = {SERVER_VARIABLE: str(share_worker_server())} | environment
             return server.run(command, self.root, environment, timeout)
         return self.run_anew(*command, timeout=timeout, **extra_env)
 
@@ -154,9 +160,16 @@ class TinyProject:
 
 
 @functools.cache
-def start_fork_server() -> ForkServer:
-    """Start this process's server of forks, or return the one that runs."""
-    return ForkServer(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
+def start_command_server() -> CommandServer:
+    """Start this process's server of commands, or return the one that runs."""
+    return CommandServer(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
+
+
+@functools.cache
+def share_worker_server() -> Path:
+    """Start this process's server of workers, or return the socket of the one that runs."""
+    return start_worker_server(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
+
 
 # What the build of `built_project` said on standard error.
 BUILD_LOG = "build.log"
@@ -206,17 +219,22 @@ def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return make_fresh_project(tmp_path_factory.mktemp("fresh") / "project", tiny_model)
 
 
-@pytest.fixture(scope="session")
-def built_project(
-    fresh_project: TinyProject, tmp_path_factory: pytest.TempPathFactory
-) -> TinyProject:
-    """The tiny project with its whole chain built. Copy it before changing it."""
-    project = fresh_project.copy_to(tmp_path_factory.mktemp("built") / "project")
+def build_project(root: Path, model: Path) -> None:
+    """Write a tiny project and build its whole chain."""
+    project = make_fresh_project(root, model)
     done = project.run("ft-pipeline", "run", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {a["outcome"] for a in json.loads(done.stdout)["assets"]} == {"built"}
-    (project.root / BUILD_LOG).write_text(done.stderr, encoding="utf-8")
-    return project
+    (root / BUILD_LOG).write_text(done.stderr, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def built_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+    """The tiny project with its whole chain built. Copy it before changing it."""
+    built = build_once(
+        tmp_path_factory, "built_project", lambda root: build_project(root, tiny_model)
+    )
+    return TinyProject(built).copy_to(tmp_path_factory.mktemp("built") / "project")
 
 
 @pytest.fixture

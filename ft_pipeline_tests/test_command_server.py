@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline_tests.conftest import TinyProject, start_fork_server
-from ft_pipeline_tests.fork_server import FREE
+from ft_pipeline_tests.command_server import FREE
+from ft_pipeline_tests.conftest import TinyProject, start_command_server
 from ft_pipeline_tests.server import wait_until
 
 BUILD = ("ft-pipeline", "run", "--to", "train_set")
@@ -43,7 +43,7 @@ def test_a_fork_answers_as_a_process_of_its_own(
     seen = []
     for run in (TinyProject.run, TinyProject.run_anew):
         project = fresh_project.copy_to(tmp_path / "project")
-        assert start_fork_server().can_run(command, project.environment)
+        assert start_command_server().can_run(command, project.environment)
         done = run(project, *command)
         said = [VARYING.sub("…", text) for text in (done.stdout, done.stderr)]
         seen.append((done.returncode, *said, list_files(project)))
@@ -80,7 +80,7 @@ def has_reader(fifo: Path) -> bool:
 
 
 def test_other_environments_get_a_process_of_their_own(fresh_project: TinyProject) -> None:
-    server, environment = start_fork_server(), fresh_project.environment
+    server, environment = start_command_server(), fresh_project.environment
     assert server.can_run(BUILD, environment | {"FT_OVERRIDES": "tokens.max_length=1"})
     assert not server.can_run(BUILD, environment | {"COLUMNS": "20"})
     assert not server.can_run(BUILD, environment | {"PYTHONHASHSEED": "1"})
@@ -97,7 +97,7 @@ class Noting(type(os.environ)):
         return super().__getitem__(name)
 
 os.environ.__class__ = Noting
-from ft_pipeline_tests.fork_server import import_all
+from ft_pipeline_tests.command_server import import_all
 import_all()
 print(json.dumps(sorted(read)))
 """

@@ -32,9 +32,9 @@ from typing import NoReturn
 from ft_pipeline_tests.tiny_model import ROOT
 
 COMMANDS = ("ft-pipeline", "dagster")
-# Variables that no module below reads while it is imported (test_fork_server.py).
+# Variables that no module below reads while it is imported (test_command_server.py).
 FREE = re.compile(
-    r"(FT|HF|KAGGLE|AWS|PYTEST)_.*|KAGGLEHUB_CACHE|https?_proxy|DAGSTER_HOME"
+    r"(FT|HF|KAGGLE|AWS)_.*|KAGGLEHUB_CACHE|https?_proxy|DAGSTER_HOME"
     r"|DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME"
 )
 # What commands import beside the project's own modules.
@@ -76,7 +76,7 @@ def _raise(name: str) -> NoReturn:
     raise ImportError(name)
 
 
-class ForkServer:
+class CommandServer:
     """The client's side: a server that lives until this process ends or `close` is called."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -84,7 +84,7 @@ class ForkServer:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ft_pipeline_tests.fork_server", str(theirs.fileno())],
+                [sys.executable, "-m", "ft_pipeline_tests.command_server", str(theirs.fileno())],
                 cwd=ROOT,
                 env=self._fixed,
                 pass_fds=[theirs.fileno()],
@@ -141,7 +141,7 @@ def _wait(answers: socket.socket, command: tuple[str, ...], timeout: float) -> i
 def _receive(answers: socket.socket) -> bytes:
     answer = answers.recv(64)
     if not answer:
-        raise RuntimeError("the fork server has died; its errors are on standard error")
+        raise RuntimeError("the command server has died; its errors are on standard error")
     return answer
 
 
