@@ -134,7 +134,8 @@ def generate(
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-new-tokens", help="Default of this and the options below: the recipe's value."
+            "--max-new-tokens",
+            help="Longest answer, in tokens; default, here and below: the recipe's value.",
         ),
     ] = None,
     temperature: Annotated[

@@ -24,7 +24,9 @@ def collect_garbage(
         bool,
         typer.Option("--forgotten", help="List instead what holds rows named in data/forget.txt."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what would go.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove the items that go; without this, only list them.")
+    ] = False,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", help="Consider only this recipe's artifacts; default: all."),

@@ -519,8 +519,8 @@ def test_missing_inputs_are_named_with_the_command_that_builds_them(project: Pro
         Lookup(load_chain(project, "quiz", {})).state("prompt_completions").require_request()
     message = str(caught.value)
     assert message.startswith("prompt_completions: its inputs are not usable: ")
-    assert "raw_trivia is not in the store" in message
-    assert "raw_cot is not in the store" in message
+    assert "raw_trivia is not built for the current recipe" in message
+    assert "raw_cot is not built for the current recipe" in message
     assert "dagster asset materialize --select '+key:\"prompt_completions\"'" in message
     assert message.endswith("ft-pipeline run --to prompt_completions")
 
@@ -530,8 +530,8 @@ def test_missing_inputs_of_another_recipe_name_its_keys_and_its_option(project: 
     with pytest.raises(MissingInputs) as caught:
         Lookup(load_chain(project, "other", {})).state("finetuned_model").require_request()
     message = str(caught.value)
-    assert "other/train_tokens is not in the store" in message
-    assert "base_model is not in the store" in message
+    assert "other/train_tokens is not built for the current recipe" in message
+    assert "base_model is not built for the current recipe" in message
     assert "'+key:\"other/finetuned_model\"'" in message
     assert message.endswith("ft-pipeline run --recipe other --to finetuned_model")
 

@@ -614,6 +614,6 @@ def test_doctor_shows_the_remote(clone: TinyProject, tmp_path: Path) -> None:
     done = clone.run("ft-pipeline", "doctor", "--json", FT_REMOTE=str(remote))
     findings = {f["what"]: f for f in json.loads(done.stdout)}
     assert findings["remote"]["state"] == "ok"
-    assert findings["remote"]["found"] == f"{remote} can be read"
+    assert findings["remote"]["found"] == f"{remote} is readable"
     done = clone.run("ft-pipeline", "doctor", "--json", FT_REMOTE="s3:/team/ft")
     assert "neither an address nor a folder" in done.stdout

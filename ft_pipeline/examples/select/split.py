@@ -64,7 +64,7 @@ def explain_empty_split(
     `shares`: whether templates take only a share of the rows, which may be the reason.
     """
     return PipelineError(
-        f"the {name} split is empty, with {questions} questions and "
+        f"the {name} split is empty: {questions} questions with "
         f"examples.split.validation_fraction {split.validation_fraction}. Add rows, or change the "
         f"fraction{', the `shares` of the inputs' if shares else ''} or examples.split.seed."
     )

@@ -262,7 +262,9 @@ def test_a_missing_column_is_named(tmp_path: Path, name: str, content: str, expe
 
 
 def test_an_identity_column_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"r\.csv: no column `id`, which `identity`"):
+    with pytest.raises(
+        PipelineError, match=r"r\.csv: no column `id`, which the source.s `identity`"
+    ):
         read_file(tmp_path, "question,answer\n1,2\n", parser="qa", identity=["id"])
 
 
