@@ -86,7 +86,9 @@ class Student(Section):
 class Distillation(Section):
     """Train a smaller model to imitate a larger one (arXiv 1503.02531)."""
 
-    teacher: Teacher = Field(default_factory=Teacher, description="The model to learn from.")
+    teacher: Teacher = Field(
+        default_factory=Teacher, description="Which model to learn from, and how it answers."
+    )
     student: Student = Field(description="The model to train.")
     temperature: float = Field(
         default=1.0,
