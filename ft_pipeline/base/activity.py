@@ -1,4 +1,4 @@
-"""Activities: what takes more than a moment, how far it is, and how much of it there is.
+"""Activities: what takes more than a moment, how far it is, and how much there is in total.
 
     with activity("training", total=36, unit="steps") as going:
         going.reach(1, "loss 2.310, 205 tokens/s")
@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Activity:
-    """One state of an activity; `total` is None where it cannot be counted."""
+    """One state of an activity; `total` is None if it cannot be counted."""
 
     id: str  # the same in all its states
     what: str
@@ -41,24 +41,24 @@ class Activity:
         return f"{self.what} {self.describe()}".rstrip()
 
     def describe(self) -> str:
-        """Return how far it is: `12/36 steps, loss 2.310`."""
+        """Return the progress: `12/36 steps, loss 2.310`."""
         counted = "" if self.total is None else f"{self.done}/{self.total} {self.unit}".rstrip()
         return ", ".join(part for part in (counted, self.figures) if part)
 
 
 class Going:
-    """An activity while it goes on."""
+    """A running activity, as its owner sees it."""
 
     def __init__(self, state: Activity) -> None:
         self.state = state
 
     def reach(self, done: int, figures: str = "") -> None:
-        """Say how much of the total is done; `figures` stay until others come."""
+        """Report how much of the total is done; `figures` stay until replaced."""
         self.state = replace(self.state, done=done, figures=figures or self.state.figures)
         _report(self.state)
 
     def advance(self, count: int) -> None:
-        """Say that so much more is done."""
+        """Report this much more as done."""
         self.reach(self.state.done + count)
 
 
@@ -66,7 +66,7 @@ class Going:
 def activity(
     what: str, total: int | None = None, unit: str = "", done: int = 0, heading: bool = False
 ) -> Iterator[Going]:
-    """Show `what` for as long as the body runs."""
+    """Show `what` while the body runs."""
     number = f"{os.getpid()}.{next(_numbers)}"
     going = Going(Activity(number, what, done, total, unit, heading=heading))
     _report(going.state)
@@ -82,7 +82,7 @@ def _report(state: Activity) -> None:
 
 @dataclass
 class Shown:
-    """An activity that goes on; times are seconds of the clock."""
+    """A running activity; times are seconds of the clock."""
 
     state: Activity
     start: float
@@ -91,7 +91,7 @@ class Shown:
     named: bool = False  # whether a line has said that it goes on
 
     def describe_time(self, now: float) -> str:
-        """Return how long it takes still, or has taken where that cannot be said."""
+        """Return the time left, or the time so far if that is unknown."""
         done = self.state.done - self.done_at_start
         if self.state.total is None or done <= 0:
             return f"{format_whole_seconds(now - self.start)} so far"
@@ -101,11 +101,11 @@ class Shown:
 
 
 class Activities:
-    """The activities that go on, and which lines a log without a terminal has of them.
+    """The running activities, and the lines that a log without a terminal gets for them.
 
-    What cannot be counted is named when it begins, or has gone on for `patience` seconds; what is
-    counted when it is done and took long. In between there is a line on the one that began last, at
-    most every ten seconds.
+    An activity that cannot be counted is named when it begins, or after `patience` seconds; a
+    counted one when it is done and took long. In between, the latest activity gets a line at most
+    every ten seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic, patience: float = 0.0) -> None:
@@ -114,11 +114,11 @@ class Activities:
         self.going: dict[str, Shown] = {}
 
     def last(self) -> Shown | None:
-        """Return the one that began last."""
+        """Return the latest activity."""
         return list(self.going.values())[-1] if self.going else None
 
     def update(self, state: Activity) -> str | None:
-        """Take a new state; return the line that stays of it, if one does."""
+        """Take a new state; return its permanent line, if it has one."""
         now = self._clock()
         known = self.going.get(state.id)
         if known is None:
@@ -136,7 +136,7 @@ class Activities:
         return self._line(f"{state}, in {format_seconds(took)}")
 
     def next_line(self) -> str | None:
-        """Return a line on what goes on, if it is time for one."""
+        """Return a progress line, if it is time for one."""
         now, shown = self._clock(), self.last()
         if shown is None:
             return None

@@ -1,10 +1,10 @@
-"""What people see of a run while it goes on: log lines, and activities.
+"""What people see during a run: log lines and activities.
 
-In a terminal an activity is one line that is drawn anew in its place, below all others:
+In a terminal, an activity is one line, redrawn in place below all others:
 
       training ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━ 20/36 steps, loss 2.310, 205 tokens/s, 40 s left
 
-Elsewhere (a pipe, a log, Dagster's UI) it is a plain line at most every ten seconds.
+Elsewhere (a pipe, a log, Dagster's UI), it is a plain line at most every ten seconds.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class ConsoleHandler(logging.Handler):
                 self._say(self.format(record), record.name.startswith(WORKER), record.levelno)
 
     def beat(self) -> None:
-        """Write a line on what goes on, if it is time for one."""
+        """Write a progress line, if it is time for one."""
         with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):
             shown = None if self._in_place else self._activities.last()
             line = self._activities.next_line() if shown else None
@@ -58,7 +58,7 @@ class ConsoleHandler(logging.Handler):
                 self._say(line, not shown.state.heading)
 
     def beat_every_second(self) -> None:
-        """Beat in a thread of its own, until the handler ends."""
+        """Tick in a separate thread until the handler ends."""
 
         def beat() -> None:
             while not self._ended.wait(1.0):
@@ -67,9 +67,9 @@ class ConsoleHandler(logging.Handler):
         threading.Thread(target=beat, daemon=True).start()
 
     def end(self) -> None:
-        """Take the line of an activity away and end the thread.
+        """Remove an activity's line and end the thread.
 
-        Not `close`: logging.config, which Dagster uses, closes handlers that are used afterwards.
+        Not `close`: logging.config, which Dagster uses, closes handlers that are still in use.
         """
         self._ended.set()
         with contextlib.suppress(OSError, ValueError):
@@ -88,7 +88,7 @@ class ConsoleHandler(logging.Handler):
             self._stop_drawing()
 
     def _say(self, text: str, inner: bool, level: int = logging.INFO) -> None:
-        """Write lines: the first with a dot, or below a line that has it."""
+        """Write lines, the first with a dot unless it continues a line with one."""
         word = "error: " if level >= logging.ERROR else "warning: " if level > logging.INFO else ""
         shown = Text(style="dim" if inner and not word else "")
         shown.append(word, style=STYLES.get(word, "")).append(text)
@@ -115,7 +115,7 @@ class ConsoleHandler(logging.Handler):
             self._live = None
 
     def _draw(self) -> Text:
-        """Return the line of the activity that began last. Live calls it in its own thread."""
+        """Return the line of the latest activity. Live calls this in its own thread."""
         shown = self._activities.last()
         if shown is None:
             return Text("")
@@ -126,7 +126,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def draw(shown: Shown, now: float, width: int) -> Text:
-    """Return an activity as one line with a bar where there is room for it, of at most `width`."""
+    """Return an activity as one line of at most `width`, with a bar if there is room."""
     state = shown.state
     behind = ", ".join(part for part in (state.describe(), shown.describe_time(now)) if part)
     line = Text(f"  {state.what} ", no_wrap=True, overflow="ellipsis", end="")
@@ -138,7 +138,7 @@ def draw(shown: Shown, now: float, width: int) -> Text:
 
 
 def show_project(stream: TextIO) -> ConsoleHandler:
-    """Show all records of this project on a stream, and on nothing else; return the handler."""
+    """Show all records of this project on one stream only; return the handler."""
     handler = ConsoleHandler(stream)
     PROJECT.addHandler(handler)
     PROJECT.setLevel(logging.INFO)
@@ -148,6 +148,6 @@ def show_project(stream: TextIO) -> ConsoleHandler:
 
 
 def ensure_shown() -> None:
-    """Show the project's records on standard error, unless something shows them already."""
+    """Show the project's records on standard error, unless something already does."""
     if not PROJECT.hasHandlers():
         show_project(sys.stderr)

@@ -19,12 +19,12 @@ def to_seconds(duration: str) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return seconds as people read them: `3.2 s`, `40 s`, `2 min 10 s`, `1 h 5 min`."""
+    """Return seconds in readable form: `3.2 s`, `40 s`, `2 min 10 s`, `1 h 5 min`."""
     return f"{seconds:.1f} s" if seconds < 9.95 else format_whole_seconds(seconds)
 
 
 def format_whole_seconds(seconds: float) -> str:
-    """Return seconds that change while one reads: `3 s`, `40 s`, `2 min 10 s`, `1 h 5 min`."""
+    """Return changing seconds without fractions: `3 s`, `40 s`, `2 min 10 s`, `1 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

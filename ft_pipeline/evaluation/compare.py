@@ -63,7 +63,7 @@ def compare_models(
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of each model that has it; `task` is empty where it is over all tasks."""
+    """One figure of each model that has it; `task` is empty if it covers all tasks."""
 
     name: str
     task: str
@@ -72,7 +72,7 @@ class Figure:
 
 
 def read_figures(folder: Path) -> list[Figure]:
-    """Return the figures that people look at first: the loss, and one of each task."""
+    """Return the key figures: the loss, and one figure per task."""
     comparison = json.loads((folder / COMPARISON_FILE).read_text(encoding="utf-8"))
     scores = read_jsonl(folder / SCORES_FILE)
     losses = {model: figures["loss"] for model, figures in comparison.items()}

@@ -1,4 +1,4 @@
-"""What libraries of a worker read from the environment when they are imported."""
+"""Environment variables that a worker's libraries read on import."""
 
 import os
 
@@ -12,7 +12,7 @@ NO_TELEMETRY = {
 
 
 def set_library_defaults() -> None:
-    """Set them; to be called before anything imports numpy, torch or a library of Hugging Face."""
+    """Set the variables; call before anything imports numpy, torch or a Hugging Face library."""
     os.environ.update(NO_TELEMETRY)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Its threads would start with numpy, and a fork server must have none. torch has its own.

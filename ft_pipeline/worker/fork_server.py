@@ -1,11 +1,11 @@
-"""The fork server: imports the libraries of workers once, and forks for each of their tasks.
+"""The fork server: imports the workers' libraries once, and forks for each task.
 
-`process/fork_server.py` starts it with `--channel`, and has the messages. With `--listen PATH` it
-waits at a Unix socket instead, and serves each run that connects (FT_WORKER_SERVER=PATH) by a copy
-of itself: many short runs then share one import.
+`process/fork_server.py` starts it with `--channel`, and defines the messages. With `--listen PATH`,
+it waits at a Unix socket instead, and serves each run that connects (FT_WORKER_SERVER=PATH) with a
+copy of itself, so that many short runs share one import.
 
-Only a process with one thread may fork: libraries that run threads of their own leave locks behind
-that nobody opens in the child. ALLOWED_THREADS names the one that is known to do no harm.
+Only a process with one thread may fork: libraries with their own threads leave locks behind that
+nobody releases in the child. ALLOWED_THREADS names the one known to be harmless.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ALLOWED_THREADS = ("jemalloc_bg_thd",)  # pyarrow's allocator; it starts again i
 
 
 def main() -> None:
-    """Serve until the launcher has gone; in a forked child, do the task."""
+    """Serve until the launcher is gone; in a forked child, do the task."""
     parser = argparse.ArgumentParser(prog="python -m ft_pipeline.worker.fork_server")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--channel", type=int, help="Descriptor of a socket to the launcher.")
@@ -74,7 +74,7 @@ def accept_runs(path: Path) -> socket.socket:
 
 
 def serve(channel: socket.socket) -> Sequence[str] | None:
-    """Fork for each request; return its command in the child, None when the launcher has gone."""
+    """Fork for each request; return its command in the child, None once the launcher is gone."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, MOST_DESCRIPTORS)
         if not message:
@@ -95,7 +95,7 @@ def serve(channel: socket.socket) -> Sequence[str] | None:
 
 
 def prepare(imports: Sequence[str]) -> str:
-    """Import what a task needs; return why this process must not fork, empty where it may."""
+    """Import what a task needs; return why this process must not fork, or "" if it may."""
     try:
         for name in imports:
             importlib.import_module(name)
@@ -109,7 +109,7 @@ def prepare(imports: Sequence[str]) -> str:
 
 
 def list_other_threads() -> list[str]:
-    """Return the names of this process's threads but the main one and those that do no harm."""
+    """Return the names of this process's threads, except the main one and harmless ones."""
     tasks = [entry for entry in Path("/proc/self/task").iterdir() if entry.name != str(os.getpid())]
     names = [(entry / "comm").read_text(encoding="utf-8").strip() for entry in tasks]
     return sorted(name for name in names if name not in ALLOWED_THREADS)
@@ -118,7 +118,7 @@ def list_other_threads() -> list[str]:
 def become_worker(
     request: Mapping[str, Any], descriptors: Sequence[int], server: int, channel: socket.socket
 ) -> None:
-    """Make the child what a worker that starts afresh is; return when its reaper holds it."""
+    """Make the child like a freshly started worker; return once its reaper holds it."""
     output, life_line, *inherited = descriptors
     os.setsid()
     os.dup2(output, 1)
@@ -144,7 +144,7 @@ def _end_with_launcher(life_line: int) -> None:
 
 
 def run(command: Sequence[str]) -> None:
-    """Do what `python <command>` does: `-m <module> …`, `-c <code> …` or a script."""
+    """Run like `python <command>`: `-m <module> …`, `-c <code> …` or a script."""
     kind, *rest = command
     if kind == "-m":
         sys.argv = rest

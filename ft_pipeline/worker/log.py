@@ -1,4 +1,4 @@
-"""Where a worker's log records go: to its launcher, or by hand to the terminal with all else."""
+"""Where a worker's log records go: to its launcher, or, when started by hand, to the terminal."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ NOISY_LOGGERS = ("httpx", "torchao", "torch.utils._pytree", "bitsandbytes")
 
 
 def set_up_log() -> None:
-    """Send this project's records where they are wanted; those of libraries are printed."""
+    """Send this project's records to their destination; those of libraries are printed."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

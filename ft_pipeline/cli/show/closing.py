@@ -1,4 +1,4 @@
-"""The last screen of a run: answers before and after, what was made, how good it is, what next."""
+"""The closing screen of a run: answers before and after, the model, its quality, next steps."""
 
 import shlex
 import shutil
@@ -32,9 +32,9 @@ SHOWN_MODELS = {"base": "base", "finetuned": "fine-tuned", "distilled": "distill
 def show_closing(
     chain: Chain, states: Sequence[State], overrides: Sequence[str], here: Path
 ) -> None:
-    """Print it, where the chain's last asset is a comparison of models.
+    """Print the closing screen, if the chain's last asset is a comparison of models.
 
-    `here`: where the shell is that commands and paths are for; `overrides`: what `--set` gave.
+    `here`: the shell's working directory, for commands and paths; `overrides`: values of `--set`.
     """
     comparison = states[-1].artifact
     if chain.rule(states[-1].name).kind != "comparison" or comparison is None:
@@ -48,9 +48,9 @@ def show_closing(
 
 
 def _read_answers(chain: Chain, comparison: Artifact) -> list[dict[str, Any]]:
-    """Return an answer of base and fine-tuned model to the shortest prompt of each task.
+    """Return the answers of base and fine-tuned model to the shortest prompt of each task.
 
-    Empty where the comparison was reused and the evaluations were never pulled.
+    Empty if the comparison was reused and the evaluations were never pulled.
     """
     store, inputs = open_store(chain), comparison.manifest.inputs
     files = [store.folder(*inputs[name].key) / GENERATIONS_FILE for name in EVALUATIONS.names]
@@ -143,7 +143,7 @@ def _show_next(
         ),
         (
             f"{command} trace {FINETUNED_MODEL.name}{given}",
-            "from the model back to the rows, settings and code that made it",
+            "trace the model back to the rows, settings and code that made it",
         ),
     ):
         say(f"  # {why}")
@@ -151,7 +151,7 @@ def _show_next(
 
 
 def _name_command(here: Path) -> str:
-    """Return how a shell finds this command, whether its environment is activated or not."""
+    """Return how to call this command, whether its environment is activated or not."""
     beside = Path(sys.executable).parent / "ft-pipeline"
     found = shutil.which("ft-pipeline")
     if found is not None and Path(found).samefile(beside):
@@ -160,5 +160,5 @@ def _name_command(here: Path) -> str:
 
 
 def _shorten(path: Path, here: Path) -> str:
-    """Return a path from `here`, if it lies below."""
+    """Return a path relative to `here`, if it is below."""
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -39,9 +39,9 @@ class ExampleInput(Section):
     )
     shares: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default={},
-        description="Fraction of the training rows that a template gets, by its name: "
-        "`{quiz_set: 0.25}`. Default: all rows. A seeded hash of row and template decides; a row "
-        "that no template takes is left out. Validation rows get every template.",
+        description="Fraction of the training rows that a template gets, by template name: "
+        "`{quiz_set: 0.25}`. Default: all rows. A seeded hash of row and template decides; rows "
+        "that no template takes are left out. Validation rows get every template.",
     )
     set_size: int = Field(
         default=3,
@@ -73,7 +73,7 @@ class ExampleInput(Section):
         for name in self.shares:
             if name not in self.templates:
                 raise ValueError(
-                    f"shares.{name}: not among this input's templates, which are "
+                    f"shares.{name}: not a template of this input. Its templates: "
                     f"{', '.join(self.templates)}.{suggest(name, self.templates)}"
                 )
         return self

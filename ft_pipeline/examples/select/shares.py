@@ -1,10 +1,10 @@
-"""The share of the training rows that a template is made of, as SQL.
+"""The share of the training rows that a template gets, as SQL.
 
     {quiz_set: 0.25}  →  side = 'val' OR md5_number_lower('42:quiz_set:' || row_id) < 2**62
 
-Each row is drawn by a hash of its own: a new row moves no other, and a larger share takes what a
-smaller one took. Validation rows take part in every template, so a change of the mix leaves the
-validation split, and what was scored on it, as it was.
+Each row is drawn by its own hash: new rows do not move others, and a larger share includes
+everything in a smaller one. Validation rows use every template, so changing the mix changes neither
+the validation split nor its scores.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ HASHES = 2**64
 
 
 def draw_rows(given: ExampleInput, template: str, seed: int) -> str:
-    """Return the condition, over `row_id` and `side`, for a row to be made into a template."""
+    """Return the condition, over `row_id` and `side`, for a row to use a template."""
     share = given.shares.get(template, 1.0)
     if share == 1.0:
         return "true"
@@ -25,5 +25,5 @@ def draw_rows(given: ExampleInput, template: str, seed: int) -> str:
 
 
 def draw_rows_of_any(given: ExampleInput, templates: Iterable[str], seed: int) -> str:
-    """Return the condition for a row to be made into at least one of some templates."""
+    """Return the condition for a row to use at least one of some templates."""
     return f"({' OR '.join(draw_rows(given, name, seed) for name in templates) or 'false'})"

@@ -61,7 +61,7 @@ def explain_empty_split(
 ) -> PipelineError:
     """Return the error for a split (`training`, `validation`) without questions.
 
-    `shares`: whether templates take only a share of the rows, which may be the reason.
+    `shares`: whether templates only take a share of the rows, which may be the reason.
     """
     return PipelineError(
         f"the {name} split is empty: {questions} questions with "

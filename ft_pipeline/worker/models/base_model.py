@@ -159,7 +159,7 @@ def download_snapshot(model: str, revision: str, field: str = "base_model") -> P
     from huggingface_hub import snapshot_download
 
     try:
-        with activity(f"looking for {model} in the Hugging Face cache, else downloading it"):
+        with activity(f"loading {model} from the Hugging Face cache, or downloading it"):
             files = list(MODEL_FILES)
             return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except Exception as error:

@@ -101,7 +101,7 @@ class Progress:
 
 
 class Display:
-    """Writes metrics.jsonl and shows how far the training is."""
+    """Writes metrics.jsonl and shows the training's progress."""
 
     def __init__(self, metrics_file: Path, steps: int) -> None:
         self._file, self._steps = metrics_file, steps
@@ -109,7 +109,7 @@ class Display:
 
     @contextmanager
     def showing(self, progress: Progress) -> Iterator[None]:
-        """Write the lines so far, and show the training for as long as the body runs."""
+        """Write the lines so far, and show the training while the body runs."""
         self._file.write_text("", encoding="utf-8")
         for record in progress.records:
             self._append(record)
@@ -124,7 +124,7 @@ class Display:
 
     def advance(self, progress: Progress) -> None:
         """Show the last step."""
-        assert self._going is not None, "a step belongs to a training that is shown"
+        assert self._going is not None, "a step is only shown while its training is"
         speed = progress.tokens / max(progress.seconds, 1e-9)
         self._going.reach(progress.step, f"loss {progress.losses[-1]:.3f}, {speed:.0f} tokens/s")
 

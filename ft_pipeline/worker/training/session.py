@@ -230,7 +230,7 @@ class Session:
         worst = write_worst_examples(self.records, self._example_losses, WORST, output / WORST_FILE)
         with activity("saving the model"):
             save_model(self.model, self.tokenizer, method, self.task.base_model, output)
-        with activity("checking that it loads"):
+        with activity("checking that the saved model loads"):
             loads = loads_again(self.model, output)
         return {"adapter_loads": loads, "worst_examples": worst}
 

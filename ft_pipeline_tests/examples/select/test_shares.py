@@ -134,10 +134,10 @@ def test_shares_that_leave_no_training_row_are_named(tmp_path: Path) -> None:
         ({"answer": "much"}, "valid number"),
         (
             {"awnser": 0.5},
-            "shares.awnser: not among this input's templates, which are quiz_question, answer. "
+            "shares.awnser: not a template of this input. Its templates: quiz_question, answer. "
             "Did you mean `answer`?",
         ),
-        ({"quiz_set": 0.5}, "shares.quiz_set: not among this input's templates"),
+        ({"quiz_set": 0.5}, "shares.quiz_set: not a template of this input"),
     ],
 )
 def test_a_share_that_cannot_be_is_refused(shares: Record, message: str) -> None:
