@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from setproctitle import setproctitle
+from setproctitle import getproctitle, setproctitle
 
 from ft_pipeline.process.fork_server import MESSAGE_BYTES, MOST_DESCRIPTORS, TRAINING
 from ft_pipeline.worker.environment import set_library_defaults
@@ -40,6 +40,7 @@ def main() -> None:
     where.add_argument("--listen", type=Path, help="Path of a Unix socket to serve many runs at.")
     arguments = parser.parse_args()
     environment = dict(os.environ)
+    getproctitle()  # it finds its place by the environment that this process was started with
     set_library_defaults()
     if arguments.listen is None:
         channel = socket.socket(fileno=arguments.channel)

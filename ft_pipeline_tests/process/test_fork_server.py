@@ -32,7 +32,9 @@ import json, os, signal, sys
 print(json.dumps({
     "parent": os.getppid(), "leads": os.getpgrp() == os.getsid(0) == os.getpid(),
     "arguments": sys.argv[1:], "folder": os.getcwd(), "input": sys.stdin.read(),
-    "MARK": os.environ.get("FT_MARK"), "interrupt": signal.getsignal(signal.SIGINT).__name__,
+    "MARK": os.environ.get("FT_MARK"),
+    "shown": open("/proc/self/cmdline").read().rstrip("\\0").replace("\\0", " ").replace("'", ""),
+    "interrupt": signal.getsignal(signal.SIGINT).__name__,
 }))
 """
 
