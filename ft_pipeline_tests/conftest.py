@@ -1,5 +1,6 @@
 """Real small things for tests: a random Llama, a tokenizer, a project that builds in seconds."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -7,8 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from ft_pipeline.process.fork_server import SERVER_VARIABLE
 from ft_pipeline_tests.build_once import build_once
 from ft_pipeline_tests.command_server import CommandServer
 from ft_pipeline_tests.tiny_model import ROOT, SAMPLES, make_tiny_model
-from ft_pipeline_tests.worker_server import start_worker_server
+from ft_pipeline_tests.worker_server import (
+    BEFORE_ALL_TESTS,
+    child_environment,
+    share_worker_server,
+)
 
 # One thread: the models are tiny, and several processes run at once.
 os.environ.setdefault("FT_THREADS", "1")
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-BEFORE_ALL_TESTS: dict[str, str] = {}  # the environment
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,8 +56,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MAY_START_WORKERS = {"run", "generate", "materialize", "verify"}  # commands
-# Of whoever runs the tests, or set by libraries that a test has imported.
-NOT_A_USERS = ("FT_", "DAGSTER", "PYTEST_", "KMP_", "TORCHINDUCTOR_", "UNSLOTH_")
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,11 @@ class TinyProject:
 
     @property
     def environment(self) -> dict[str, str]:
-        return self.environment_from(os.environ)
-
-    def environment_from(self, surrounding: Mapping[str, str]) -> dict[str, str]:
-        kept = {k: v for k, v in surrounding.items() if not k.startswith(NOT_A_USERS)}
-        return kept | {
+        return child_environment(os.environ) | {
             "FT_PROJECT": str(self.root),
             "FT_THREADS": "1",  # two threads of two tests on two cores wait for each other
             "DAGSTER_HOME": str(self.root),
             "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "ft_pipeline.definitions",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{surrounding['PATH']}",
-            "COLUMNS": "200",
-            "HF_HUB_OFFLINE": "1",
             # The lock of the one training at a time is the user's; tests do not wait for him.
             "FT_LOCKS": str(self.root),
         }
@@ -162,13 +155,7 @@ class TinyProject:
 @functools.cache
 def start_command_server() -> CommandServer:
     """Start this process's server of commands, or return the one that runs."""
-    return CommandServer(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
-
-
-@functools.cache
-def share_worker_server() -> Path:
-    """Start this process's server of workers, or return the socket of the one that runs."""
-    return start_worker_server(TinyProject(ROOT).environment_from(BEFORE_ALL_TESTS))
+    return CommandServer(child_environment(BEFORE_ALL_TESTS))
 
 
 # What the build of `built_project` said on standard error.
@@ -214,9 +201,21 @@ def make_fresh_project(root: Path, model: Path) -> TinyProject:
 
 
 @pytest.fixture(scope="session")
-def fresh_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+def fresh_project(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TinyProject]:
     """A tiny project with an empty store. Copy it before changing it."""
-    return make_fresh_project(tmp_path_factory.mktemp("fresh") / "project", tiny_model)
+    project = make_fresh_project(tmp_path_factory.mktemp("fresh") / "project", tiny_model)
+    with unchanged(project):
+        yield project
+
+
+@contextlib.contextmanager
+def unchanged(project: TinyProject) -> Iterator[None]:
+    """Fail at the end of the session where a test has changed what all of them start from."""
+    before = set(project.root.rglob("*"))
+    yield
+    assert before ^ set(project.root.rglob("*")) == set(), "a test has to copy it first"
 
 
 def build_project(root: Path, model: Path) -> None:
@@ -229,12 +228,16 @@ def build_project(root: Path, model: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def built_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+def built_project(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TinyProject]:
     """The tiny project with its whole chain built. Copy it before changing it."""
     built = build_once(
         tmp_path_factory, "built_project", lambda root: build_project(root, tiny_model)
     )
-    return TinyProject(built).copy_to(tmp_path_factory.mktemp("built") / "project")
+    project = TinyProject(built).copy_to(tmp_path_factory.mktemp("built") / "project")
+    with unchanged(project):
+        yield project
 
 
 @pytest.fixture

@@ -133,9 +133,9 @@ def test_recorded_settings_of_the_room_are_restored(
 
 
 def test_another_alpha_teaches_again_without_asking_the_teacher(
-    taught: tuple[TinyProject, dict[str, str]],
+    taught: tuple[TinyProject, dict[str, str]], tmp_path: Path
 ) -> None:
-    outcomes = taught[0].build("--set", "distillation.alpha=0.1")
+    outcomes = taught[0].copy_to(tmp_path / "project").build("--set", "distillation.alpha=0.1")
     built = {asset for asset, outcome in outcomes.items() if outcome == "built"}
     assert built == {"distilled_model", "distilled_evaluation", "evaluation"}
 

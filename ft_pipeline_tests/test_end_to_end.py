@@ -1,4 +1,7 @@
-"""The whole chain on the tiny model, by the commands that people type, in real processes."""
+"""The whole chain on the tiny model, by the commands that people type.
+
+The verbatim command runs in a process that starts from nothing.
+"""
 
 import csv
 import hashlib
@@ -149,7 +152,7 @@ def test_verbatim_command_reuses_a_restored_store(project: TinyProject) -> None:
     """A fresh CI machine: the store was restored, this Dagster instance has seen nothing."""
     shutil.rmtree(project.root / ".dagster")
     before = worker_runs(project)
-    done = project.run(*VERBATIM)
+    done = project.run_anew(*VERBATIM)
     assert done.returncode == 0, done.stderr[-2000:]
     assert worker_runs(project) == before
 
@@ -169,7 +172,7 @@ def test_verbatim_command_without_inputs_names_them_and_the_remedy(
     fresh_project: TinyProject, tmp_path: Path
 ) -> None:
     project = fresh_project.copy_to(tmp_path / "project")
-    done = project.run(*VERBATIM)
+    done = project.run_anew(*VERBATIM)
     assert done.returncode != 0
     assert "train_tokens is not built for the current recipe" in done.stderr
     assert "base_model is not built for the current recipe" in done.stderr
@@ -207,7 +210,7 @@ def test_override_holds_for_both_commands(project: TinyProject) -> None:
     setting = "training.learning_rate=0.005"
     project.build("--set", setting)
     before = worker_runs(project)
-    done = project.run(*VERBATIM, FT_OVERRIDES=setting)
+    done = project.run_anew(*VERBATIM, FT_OVERRIDES=setting)
     assert done.returncode == 0, done.stderr[-2000:]
     assert worker_runs(project) == before
 
@@ -266,7 +269,7 @@ def test_damaged_artifact_is_named_and_not_used(project: TinyProject) -> None:
     artifact = Lookup(chain_of(project)).find("train_tokens")
     file = artifact.path / "tokens.jsonl"
     file.write_bytes(file.read_bytes().replace(b"quiz_question", b"quiz_quEstion", 1))
-    done = project.run(*VERBATIM)
+    done = project.run_anew(*VERBATIM)
     assert done.returncode != 0
     assert "tokens.jsonl: damaged" in done.stderr
     assert artifact.manifest.files["tokens.jsonl"].sha256 in done.stderr
@@ -274,7 +277,7 @@ def test_damaged_artifact_is_named_and_not_used(project: TinyProject) -> None:
     assert remedy in done.stderr
     repaired = project.run(*remedy.split())
     assert repaired.returncode == 0, repaired.stderr
-    assert project.run(*VERBATIM).returncode == 0
+    assert project.run_anew(*VERBATIM).returncode == 0
 
 
 def test_second_recipe_has_a_prefix_and_shares_sources_and_base(project: TinyProject) -> None:

@@ -88,9 +88,9 @@ def test_schema_is_json(fresh_project: TinyProject) -> None:
     assert json.loads(done.stdout)["title"] == "Recipe"
 
 
-def test_doctor_finds_this_machine_fit_and_tells_no_secret(fresh_project: TinyProject) -> None:
+def test_doctor_finds_this_machine_fit_and_tells_no_secret(empty: TinyProject) -> None:
     secret = "hf_ThisMustNotBeShown"
-    done = fresh_project.run("ft-pipeline", "doctor", "--json", HF_TOKEN=secret)
+    done = empty.run("ft-pipeline", "doctor", "--json", HF_TOKEN=secret)
     assert done.returncode == 0, done.stdout
     found = {f["what"]: f for f in json.loads(done.stdout)}
     assert found["Hugging Face login"]["state"] == "ok"

@@ -1,9 +1,6 @@
-"""Trainings of the tiny model, each in a worker started by the launcher's command."""
+"""Trainings of the tiny model, in workers that start as the launcher's do, or in this process."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline.config.recipe import Training
 from ft_pipeline.process.tasks import DistillationInputs, TrainTask
 from ft_pipeline_tests.worker.conftest import WorkerInputs
+from ft_pipeline_tests.worker_server import started_worker
 
 SETTINGS: dict[str, Any] = {
     "backend": "transformers",
@@ -104,14 +102,8 @@ def write_task(
     return config
 
 
-def start(config: Path, log: Path, **environment: str) -> "subprocess.Popen[bytes]":
-    """Start the worker."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ft_pipeline.worker", "train", "--config", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=log.open("wb"),
-        env={**os.environ, "FT_LOCKS": str(config.parent), **environment},
-    )
+def read_task(config: Path) -> TrainTask:
+    return TrainTask.model_validate_json(config.read_bytes())
 
 
 def train(inputs: WorkerInputs, folder: Path, **settings: Any) -> Trained:
@@ -121,8 +113,9 @@ def train(inputs: WorkerInputs, folder: Path, **settings: Any) -> Trained:
 
 def train_again(config: Path, expect: int = 0, **environment: str) -> Trained:
     """Repeat the same command."""
-    log = config.with_name("log.txt")
-    code = start(config, log, **environment).wait(timeout=300)
+    log, task = config.with_name("log.txt"), read_task(config)
+    with log.open("wb") as file, started_worker(task, config, file, **environment) as worker:
+        code = worker.wait()
     text = log.read_text(encoding="utf-8", errors="replace")
     assert code == expect, text[-3000:]
     return Trained(config.parent, code, text)
@@ -136,7 +129,7 @@ def train_here(config: Path) -> Trained:
     from ft_pipeline.worker.training.train import run
 
     torch.set_num_threads(choose_threads())
-    run(TrainTask.model_validate_json(config.read_bytes()))
+    run(read_task(config))
     return Trained(config.parent, 0, "")
 
 

@@ -7,9 +7,6 @@ published values themselves: config/test_published_recipes.py.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
@@ -29,6 +26,7 @@ from ft_pipeline.process.tasks import BaseModelTask, TokensOutput, TokensTask, T
 from ft_pipeline.worker.training.arguments import FUSED
 from ft_pipeline_tests.conftest import ROOT, SAMPLES
 from ft_pipeline_tests.worker.data.templates import FAMILIES, build_model
+from ft_pipeline_tests.worker_server import started_worker
 
 ON_GPU = torch.cuda.is_available()
 # Which model's tokens a recipe is run with, and the template that its examples are rendered by.
@@ -155,19 +153,15 @@ def expected_half(precision: str) -> str | None:
 
 
 def run_worker(task: TokensTask | TrainTask, folder: Path) -> str:
-    """Run the launcher's command; return the log."""
+    """Run a worker as the launcher does; return its log."""
     config = folder / f"{task.name}.json"
     config.write_text(task.model_dump_json(), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "ft_pipeline.worker", task.name, "--config", str(config)],
-        env={**os.environ, "FT_LOCKS": str(folder), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+    log = folder / f"{task.name}.log"
+    with log.open("wb") as file, started_worker(task, config, file) as worker:
+        code = worker.wait()
+    said = log.read_text(encoding="utf-8")
+    assert code == 0, said[-3000:]
+    return said
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,12 @@ from ft_pipeline.worker.training.checkpoints import Checkpoints
 from ft_pipeline_tests.worker.conftest import WorkerInputs
 from ft_pipeline_tests.worker.tiny_training import (
     Trained,
-    start,
+    read_task,
     train_again,
     train_here,
     write_task,
 )
+from ft_pipeline_tests.worker_server import started_worker
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +67,13 @@ def wait_for_step(output: Path, step: int, seconds: float = 120) -> None:
 
 def kill_at(config: Path, step: int, sign: signal.Signals = signal.SIGKILL) -> int:
     """Start the worker, and send a signal when it has logged the step; return its exit code."""
-    worker = start(config, config.with_name("first.txt"))
-    try:
+    with (
+        config.with_name("first.txt").open("wb") as file,
+        started_worker(read_task(config), config, file) as worker,
+    ):
         wait_for_step(config.parent / "output", step)
         os.kill(worker.pid, sign)
-        return worker.wait(timeout=60)
-    finally:
-        worker.kill()
+        return worker.wait()
 
 
 @pytest.mark.parametrize("case", KILLED)
