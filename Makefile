@@ -1,4 +1,5 @@
 # make demo: install, then build the default recipe.  make test: lint, types and all tests.
+# make quick: lint, types and the tests that start no worker, in about three minutes.
 
 PYTHON ?= python3
 # To avoid the CUDA build, set TORCH_INDEX to a package index with CPU builds of torch.
@@ -12,7 +13,7 @@ export DAGSTER_HOME := $(CURDIR)
 export DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME := ft_pipeline.definitions
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo setup dev test lint types format schema readme docs accept-code clean
+.PHONY: demo setup dev test quick lint types format schema readme docs accept-code clean
 
 demo: setup
 	@$(BIN)/ft-pipeline run
@@ -27,7 +28,10 @@ dev: setup
 	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
 
 test: lint types
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist worksteal
+
+quick: lint types
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=5
 
 lint: setup
 	$(BIN)/ruff check .
