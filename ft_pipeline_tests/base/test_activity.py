@@ -58,6 +58,7 @@ def test_what_cannot_be_counted_is_named_at_once_and_then_every_ten_seconds(cloc
 
 def test_what_is_over_in_a_moment_is_not_named_where_nobody_waits_for_it(clock: Clock) -> None:
     activities = Activities(clock, patience=1.0)
+    clock.now += 60  # since the last line
     assert activities.update(Activity("1", "saving the model")) is None
     assert activities.next_line() is None
     clock.now += 1
