@@ -132,7 +132,7 @@ def render_figures(lookup: Lookup, machine: str) -> str:
     seconds = sum(lookup.pull(name).manifest.seconds for name in behind)
     return "\n".join(
         (
-            f"- **{base['loss']:.2f} → {tuned['loss']:.2f}** nats a token on held-out examples",
+            f"- **{base['loss']:.2f} → {tuned['loss']:.2f}** nats per token on held-out examples",
             f"- **{base['valid_items_share']:.0%} → {tuned['valid_items_share']:.0%}** valid quiz "
             "items",
             f"- **{seconds:.0f} s** from raw rows to adapter ({machine})",

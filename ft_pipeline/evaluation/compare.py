@@ -89,7 +89,7 @@ def read_figures(folder: Path) -> list[Figure]:
 def _choose_figure(scores: list[dict[str, Any]]) -> str:
     if "items_asked" in scores[0]:
         return "valid_items_share"
-    return "token_f1" if any("think_closed" in score for score in scores) else "exact_match"
+    return "response_token_f1" if "think_closed" in scores[0] else "exact_match"
 
 
 def _score(

@@ -83,6 +83,7 @@ def test_figures_of_tasks_are_means_over_their_answers(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text(json.dumps(losses))
     quiz = {"task": "quiz_set", "items_asked": 2, "items_found": 2}
     answer = {"task": "answer", "token_f1": 0.5}
+    thought = {"task": "cot", "token_f1": 0.5, "exact_match": 0.0, "think_closed": True}
     scores = [
         {"model": "base", **quiz, "items_valid": 0},
         {"model": "finetuned", **quiz, "items_valid": 1},
@@ -90,11 +91,14 @@ def test_figures_of_tasks_are_means_over_their_answers(tmp_path: Path) -> None:
         {"model": "base", **quiz, "items_valid": 1},
         {"model": "base", **answer, "exact_match": 0.0},
         {"model": "finetuned", **answer, "exact_match": 1.0},
+        {"model": "base", **thought},
+        {"model": "finetuned", **thought},
     ]
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in scores))
     found = [(f.task, f.name, f.answers, f.values) for f in read_figures(tmp_path)]
     assert found == [
         ("", "loss", 0, {"base": 3.0, "finetuned": 2.0}),
         ("answer", "exact_match", 1, {"base": 0.0, "finetuned": 1.0}),
+        ("cot", "response_token_f1", 1, {"base": 0.5, "finetuned": 0.5}),
         ("quiz_set", "valid_items_share", 2, {"base": 0.25, "finetuned": 0.75}),  # of 4 items
     ]

@@ -114,7 +114,7 @@ def _show_figures(comparison: Artifact, here: Path) -> None:
     for figure in figures:
         label, form = ROWS[figure.name]
         values = [format(figure.values[model], form) for model in models]
-        what = f"{figure.task}, {label}" if figure.task else label
+        what = f"{figure.task}, {label.rpartition(': ')[2]}" if figure.task else label
         shown.add_row(escape(what), f"{figure.answers or ''}", *values)
     say("")
     out.print(shown)
