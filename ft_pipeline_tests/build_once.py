@@ -17,10 +17,10 @@ def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     """
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, draft = shared / name, shared / f"{name}.draft"
+    folder, whole = shared / name, shared / f"{name}.whole"
     with hold_lock(shared / f"{name}.lock"):
-        if not folder.exists():
-            shutil.rmtree(draft, ignore_errors=True)  # of a process that failed
-            build(draft)
-            draft.rename(folder)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            build(folder)  # where it stays: what is built records its own paths
+            whole.touch()
     return folder

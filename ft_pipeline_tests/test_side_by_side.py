@@ -106,7 +106,7 @@ def test_two_whole_chains_at_once_build_each_asset_once(
         line.split()[1].rstrip(":")
         for text in said
         for line in text.splitlines()
-        if line.startswith("· ") and ": built (" in line
+        if line.startswith("· ") and ": built in " in line
     )
     manifests = project.store.glob("*/*/manifest.json")
     assert set(built) == {file.parent.parent.name for file in manifests}

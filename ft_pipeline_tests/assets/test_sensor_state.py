@@ -63,7 +63,7 @@ def test_what_comes_sooner_than_min_interval_waits_and_is_built_together() -> No
         assert found.requests == ()
         watch = found.watch
     # 100 + 600 seconds
-    assert "waits 1 s more" in decide(watch, "3", [early], now=699).reason
+    assert "waits another 1 s" in decide(watch, "3", [early], now=699).reason
     late = decide(watch, "3", [early], now=700)
     assert late.requests == ("quiz",)
     assert late.watch.waiting == ()

@@ -39,7 +39,7 @@ def test_a_model_shows_what_it_was_made_of(built_project: TinyProject) -> None:
         "| training.seed | 42 |",
         "| code version | ",
         "torch ",
-        str(folder / "meta" / "receipt.json"),
+        f"/finetuned_model/{folder.name}/meta/receipt.json",
         f"ft-pipeline trace finetuned_model/{folder.name[:12]}",
         f"ft-pipeline verify finetuned_model/{folder.name[:12]}",
     ):

@@ -106,5 +106,7 @@ def test_max_length_below_every_prompt_is_an_error(
     tokenizer: PreTrainedTokenizerBase, policy: str
 ) -> None:
     settings = Tokens.model_validate({"max_length": 8, "over_length": policy})
-    with pytest.raises(PipelineError, match=r"max_length 8 is shorter .* shortest has \d+ tokens"):
+    with pytest.raises(
+        PipelineError, match=r"max_length 8 is less than .* shortest has \d+ tokens"
+    ):
         tokenize([EXAMPLE], tokenizer, settings)

@@ -91,12 +91,12 @@ def test_a_student_comes_nearer_to_its_teacher(
     inputs: WorkerInputs, pruned: WorkerInputs, tmp_path: Path, method: str
 ) -> None:
     distillation = teach(inputs, tmp_path, alpha=0.0, k=64)
-    settings = {**FULL, "method": method, "max_steps": 30}
+    settings = {**FULL, "method": method, "max_steps": 60}
     if method != "full":
         settings["learning_rate"] = 0.02
     trained = train_here(write_task(pruned, tmp_path / "run", distillation, **settings))
     losses = read_losses(trained)
-    assert losses[-5:].mean() < losses[:5].mean()
+    assert losses[-15:].mean() < losses[:15].mean()
     assert trained.report["adapter_change"] > 0 and trained.report["adapter_loads"]
 
 

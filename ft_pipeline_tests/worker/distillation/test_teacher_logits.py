@@ -168,7 +168,7 @@ def test_another_tokenizer_is_refused_by_its_first_difference(
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"k": 801}, "distillation.k: 801, but the vocabulary has 800 tokens")],
+    [({"k": 801}, "distillation.k is 801, but the vocabulary has only 800 tokens")],
 )
 def test_bad_settings_are_refused_before_a_model_is_loaded(
     inputs: WorkerInputs,

@@ -382,6 +382,6 @@ def test_worker_ends_with_the_message_alone(hub: Hub, tmp_path: Path) -> None:
     hub.failures["/api/models/"] = [hub_error(403, "GatedRepo", "Not in the list.")]
     code, printed, log = run_worker(make_task(tmp_path), tmp_path, tmp_path / "hf", hub.port)
     assert (code, printed) == (1, "")
-    assert f"ERROR base_model: {HANDLE} at {COMMIT}" in log
+    assert f"error: base_model: {HANDLE} at {COMMIT}" in log
     assert "Traceback" not in log
     assert TOKEN not in log
