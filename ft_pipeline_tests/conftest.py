@@ -41,12 +41,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long; skip what needs a GPU where there is none."""
     import torch
 
+    items.sort(key=_order)  # stable
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and `-m gpu`"))
+
+
+# Whose tests wait more than they work: the first, so that others work meanwhile.
+WAITING = ("test_automation", "test_automation_recipes", "test_waiting")
+
+
+def _order(item: pytest.Item) -> int:
+    if item.path.stem in WAITING:
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 @pytest.fixture(scope="session")

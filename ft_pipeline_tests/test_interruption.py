@@ -16,9 +16,6 @@ import pytest
 from ft_pipeline.base.jsonl import read_jsonl
 from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.server import (
-    LAUNCH,
-    dagster_dev,
-    describe_launch,
     processes_of,
     wait_until,
 )
@@ -75,30 +72,6 @@ def test_interrupted_command_leaves_no_process_and_no_half_artifact(
 
 def read_report(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
-
-
-TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
-STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-
-
-def test_cancel_in_the_ui_ends_the_worker(project: TinyProject) -> None:
-    with dagster_dev(project, **LONG) as server:
-        params = describe_launch("refresh_quiz", "finetuned_model")
-        launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
-        wait_until(lambda: training_steps(project) > 1, "the training")
-        assert server.ask(TERMINATE, id=run_id)["terminateRun"]["__typename"] == (
-            "TerminateRunSuccess"
-        )
-        wait_until(lambda: not processes_of(project, "ft_pipeline.worker"), "the end", 60)
-        wait_until(
-            lambda: server.ask(STATUS, id=run_id)["runOrError"]["status"] == "CANCELED",
-            "the status CANCELED",
-            60,
-        )
-        assert not list(project.store.rglob("*.draft-*"))
-        assert list((project.store / "checkpoints").rglob("step-*/complete.json"))
 
 
 def test_step_is_repeated_by_hand_from_its_config(project: TinyProject) -> None:

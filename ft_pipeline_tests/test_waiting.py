@@ -19,12 +19,14 @@ from ft_pipeline_tests.conftest import TinyProject
 from ft_pipeline_tests.nvidia_smi import FIRST, SECOND, TWO_CARDS, install
 from ft_pipeline_tests.server import (
     LAUNCH,
+    Server,
     dagster_dev,
     describe_launch,
     halted_training,
     processes_of,
     wait_until,
 )
+from ft_pipeline_tests.test_interruption import LONG, training_steps
 
 pytestmark = pytest.mark.slow
 
@@ -112,25 +114,44 @@ query($id: ID!) { runOrError(runId: $id) { ... on Run {
 TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
 
 
-def test_a_run_that_waits_says_so_in_the_ui_and_is_cancelled_there(project: TinyProject) -> None:
-    with held(), dagster_dev(project, **SHORT) as server:
-        params = describe_launch("refresh_quiz", "finetuned_model")
-        launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
+def launch(server: Server) -> str:
+    """Start the training from the UI; return the run's id."""
+    params = describe_launch("refresh_quiz", "finetuned_model")
+    launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return str(launched["run"]["runId"])
 
-        def read_run() -> tuple[str, str]:
-            run = server.ask(MESSAGES, id=run_id)["runOrError"]
-            events = run["eventConnection"]["events"]
-            return run["status"], "\n".join(event.get("message") or "" for event in events)
 
-        wait_until(lambda: f"waiting: the cpu is {OWNER}" in read_run()[1], "the event", 120)
-        assert processes_of(project, "ft_pipeline.worker") == []
-        assert server.ask(TERMINATE, id=run_id)["terminateRun"]["__typename"] == (
-            "TerminateRunSuccess"
-        )
-        wait_until(lambda: read_run()[0] == "CANCELED", "the status CANCELED", 60)
+def read_run(server: Server, run_id: str) -> tuple[str, str]:
+    """Return the run's status and what its events say."""
+    run = server.ask(MESSAGES, id=run_id)["runOrError"]
+    events = run["eventConnection"]["events"]
+    return run["status"], "\n".join(event.get("message") or "" for event in events)
+
+
+def cancel(server: Server, run_id: str) -> None:
+    answer = server.ask(TERMINATE, id=run_id)["terminateRun"]
+    assert answer["__typename"] == "TerminateRunSuccess"
+    wait_until(lambda: read_run(server, run_id)[0] == "CANCELED", "the status CANCELED", 60)
+
+
+def test_a_run_that_waits_says_so_in_the_ui_and_is_cancelled_there_as_one_that_trains(
+    project: TinyProject,
+) -> None:
+    with dagster_dev(project, **LONG) as server:
+        with held():
+            waits = launch(server)
+            said = f"waiting: the cpu is {OWNER}"
+            wait_until(lambda: said in read_run(server, waits)[1], "the event", 120)
+            assert processes_of(project, "ft_pipeline.worker") == []
+            cancel(server, waits)
+            assert not list(project.store.rglob("*.draft-*"))
+        trains = launch(server)
+        wait_until(lambda: training_steps(project) > 1, "the training")
+        cancel(server, trains)
+        wait_until(lambda: not processes_of(project, "ft_pipeline.worker"), "the end", 60)
         assert not list(project.store.rglob("*.draft-*"))
+        assert list((project.store / "checkpoints").rglob("step-*/complete.json"))
 
 
 def find_config(project: TinyProject) -> Path:
