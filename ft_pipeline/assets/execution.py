@@ -20,10 +20,10 @@ INTERRUPTED = "DagsterExecutionInterruptedError"
 
 
 class RunStopped(PipelineError):
-    """Somebody has interrupted the run."""
+    """The run was interrupted."""
 
     def __init__(self) -> None:
-        super().__init__("what is built is kept, and the same command continues")
+        super().__init__("finished assets are kept; run the same command to continue")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def execute(
     from ft_pipeline.assets.build import asset_key
     from ft_pipeline.assets.executor import guard_run
 
-    # What Dagster would say on the console is left out: `_shown` is for people.
+    # Dagster's console logging is off; `_shown` prints what people need.
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     job = resolve_job(chain)
     forced_keys = {asset_key(chain, name) for name in force}
@@ -136,7 +136,7 @@ def _read_failure(event: "dg.DagsterEvent") -> str:
 
 
 def is_interruption(event: "dg.DagsterEvent") -> bool:
-    """Whether an event says that Ctrl-C or SIGTERM has ended a step."""
+    """Whether an event reports that Ctrl-C or SIGTERM ended a step."""
     if not event.is_step_failure:
         return False
     error = event.step_failure_data.error
@@ -145,7 +145,7 @@ def is_interruption(event: "dg.DagsterEvent") -> bool:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[None]:
-    """Raise RunStopped for an interruption that came between two steps."""
+    """Raise RunStopped if an interruption arrives between two steps."""
     import dagster._core.errors as dagster_errors
 
     try:
@@ -156,11 +156,11 @@ def _stopping() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown() -> Iterator[None]:
-    """Show the project's records, and nothing else, on what standard error is at the start.
+    """Show only the project's log records on the original standard error.
 
-    Dagster keeps what a step prints on standard error for its UI, and mirrors it by a `tail` that
-    may be a second late or leave out the end. So people read the stream itself here; what is
-    printed, by libraries too, is kept for the UI alone, and our records are printed as well.
+    Dagster captures a step's standard error for its UI and mirrors it with `tail`, which may lag by
+    a second or lose the end. So records go straight to the original stream; Dagster's capture gets
+    them as well, along with whatever libraries print.
     """
     with contextlib.ExitStack() as stack:
         terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
@@ -175,7 +175,7 @@ def _shown() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _nowhere(descriptor: int) -> Iterator[None]:
-    """Let what is written to a file descriptor go nowhere."""
+    """Discard what is written to a file descriptor."""
     kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     sys.stderr.flush()
     os.dup2(nowhere, descriptor)

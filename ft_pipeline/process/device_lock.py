@@ -1,11 +1,11 @@
 """One training at a time on each GPU (or the CPU), whatever shell or checkout it comes from.
 
-The right to it is a file lock of the kernel's, named by the card, which also holds between users of
-different CUDA_VISIBLE_DEVICES. It is taken before anything heavy is started, passed on to what is
-started, and free when the last process that inherited it has ended.
+A kernel file lock named after the card grants the right to it, whatever CUDA_VISIBLE_DEVICES each
+process has. It is taken before anything heavy starts, inherited by what is started, and released
+when the last process that inherited it has exited.
 
-It lies below /tmp, which a login shell, cron and a service have in common, unlike XDG_RUNTIME_DIR,
-which goes with the last login, and TMPDIR. FT_LOCKS names another folder.
+The lock is under /tmp, which login shells, cron and services share, unlike TMPDIR and
+XDG_RUNTIME_DIR, which disappears with the last login. FT_LOCKS names another folder.
 """
 
 import fcntl
@@ -26,9 +26,9 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Device:
-    """A place for heavy work that is held by all who have `descriptor` open.
+    """A place for heavy work, held by every process that has `descriptor` open.
 
-    `environment`: what a process that works there needs in its environment.
+    `environment`: the variables that a process working there needs.
     """
 
     name: str
@@ -38,9 +38,10 @@ class Device:
 
 @contextmanager
 def hold_device(task: str, say: Callable[[str], None]) -> Iterator[Device]:
-    """Hold what `take_device` takes until this ends, and longer where a process inherited it.
+    """Hold what `take_device` takes until this ends, or longer if a process inherited it.
 
-    It is taken last: who has it asks for no lock of a fingerprint, whose holder may wait for it.
+    It is taken last: whoever has it asks for no lock of a fingerprint, whose holder may be waiting
+    for it.
     """
     device = take_device(task, say)
     try:
@@ -52,8 +53,8 @@ def hold_device(task: str, say: Callable[[str], None]) -> Iterator[Device]:
 def take_device(task: str, say: Callable[[str], None]) -> Device:
     """Take the first free card (or the CPU) and keep it until this process has ended.
 
-    Waits while all are in use, and says by whom; an interrupt is raised here at once. Raises
-    PipelineError, naming the owners, where FT_NO_WAIT (`--no-wait`) is set.
+    Waits while all are in use, and says by whom; an interrupt is raised here at once. If FT_NO_WAIT
+    (`--no-wait`) is set, raises PipelineError naming the owners instead.
     """
     places, said = list_places(), ""
     while True:
@@ -65,8 +66,8 @@ def take_device(task: str, say: Callable[[str], None]) -> Device:
         )
         if is_switched_on("FT_NO_WAIT"):
             raise PipelineError(
-                f"{in_use}, and FT_NO_WAIT (--no-wait) is set. Try again when it has ended, or run "
-                "without it to wait."
+                f"{in_use}, and FT_NO_WAIT (--no-wait) is set. Try again when it has finished, or "
+                "run without --no-wait."
             )
         if in_use != said:
             said = in_use
@@ -95,7 +96,7 @@ def _read_owner(place: Place) -> str:
 
 
 def find_lock(device: str) -> Path:
-    """Return the file whose flock is the right to use a device; it names the last owner."""
+    """Return the file whose flock grants a device; it names the last owner."""
     return _own_folder() / f"{device.replace('/', '_')}.lock"
 
 
@@ -107,12 +108,12 @@ def _own_folder() -> Path:
         status = folder.lstat()
     except OSError as error:
         raise PipelineError(
-            f"{folder}: cannot be made ({error.strerror}); it holds the locks of the one training "
-            "at a time. Set FT_LOCKS to a folder that is yours alone."
+            f"{folder}: cannot be created ({error.strerror}). It holds the locks that allow one "
+            "training at a time. Set FT_LOCKS to a folder that only you can use."
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PipelineError(
-            f"{folder}: not a folder of this user; it holds the locks of the one training at a "
-            "time. Remove it, or set FT_LOCKS to a folder that is yours alone."
+            f"{folder}: not a folder owned by this user. It holds the locks that allow one "
+            "training at a time. Remove it, or set FT_LOCKS to a folder that only you can use."
         )
     return folder

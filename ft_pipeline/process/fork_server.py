@@ -13,9 +13,9 @@ message a packet:
     server:   {"refused": "…"}                           instead of a child
 
 The child begins when the launcher has put a reaper beside it, and ends when the launcher's end of
-the life line closes, or the server ends. Nothing is forked where a GPU is visible (CUDA does not
-survive a fork), nor where the environment differs in more than RUN_TIME_VARIABLES; such a worker
-starts afresh. FT_FRESH_WORKERS=1 starts all of them afresh.
+the life line closes, or the server ends. Nothing is forked if a GPU is visible (CUDA does not
+survive a fork) or if the environment differs in more than RUN_TIME_VARIABLES; such a worker starts
+afresh. FT_FRESH_WORKERS=1 starts all of them afresh.
 """
 
 import contextlib

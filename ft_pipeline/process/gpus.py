@@ -1,6 +1,6 @@
-"""Where heavy work may go on this machine, asked of nvidia-smi, so that nobody loads torch for it.
+"""Where heavy work may run on this machine: asks nvidia-smi, so that torch stays unloaded.
 
-A line of its answer: number, UUID, kind, memory in MiB.
+One line of its output: number, UUID, kind, memory in MiB.
 
     0, GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, NVIDIA H100 80GB HBM3, 81559
 """
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 60
 class Place:
     """A card, by its UUID, or `cpu`; `visible`: what CUDA_VISIBLE_DEVICES has to be for it.
 
-    None: what it is. A machine's only card is left to CUDA, which alone knows its MIG instances.
+    None: unchanged. A machine's only card is left to CUDA, which alone knows its MIG instances.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Card:
 
     uuid: str
     kind: str
-    mebibytes: int  # 0: it does not say
+    mebibytes: int  # 0: not reported
 
 
 def list_places() -> list[Place]:
-    """Return the cards that CUDA_VISIBLE_DEVICES shows, in its order; the CPU where it shows none.
+    """Return the cards that CUDA_VISIBLE_DEVICES shows, in its order; the CPU if it shows none.
 
-    Where it is not set, the cards of the kind with the most memory: a small one beside them drives
-    a screen. Raises PipelineError where it cannot be told which card is meant.
+    If it is not set, returns the cards of the kind with the most memory: a smaller one next to
+    them drives a screen. Raises PipelineError if it is unclear which card is meant.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None and chosen.strip() in HIDES_ALL:
@@ -59,7 +59,7 @@ def list_places() -> list[Place]:
 
 
 def _list_cards() -> list[Card]:
-    """Ask nvidia-smi; where it is not there, or finds no driver, CUDA finds no card either."""
+    """Ask nvidia-smi; if it is missing or finds no driver, CUDA finds no card either."""
     try:
         done = subprocess.run(
             QUERY, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
@@ -68,8 +68,8 @@ def _list_cards() -> list[Card]:
         return []
     except subprocess.TimeoutExpired as error:
         raise PipelineError(
-            f"nvidia-smi gave no answer for {ANSWER_SECONDS} s, so which GPU is free cannot be "
-            "told. Its driver hangs: restart the machine, or set CUDA_VISIBLE_DEVICES= (empty) to "
+            f"nvidia-smi did not answer within {ANSWER_SECONDS} s, so it is unknown which GPU is "
+            "free. Its driver hangs: restart the machine, or set CUDA_VISIBLE_DEVICES= (empty) to "
             "train on the CPU."
         ) from error
     found = [LINE.fullmatch(line.strip()) for line in done.stdout.splitlines()]
@@ -84,14 +84,14 @@ def _list_largest(cards: list[Card]) -> list[str]:
 
 
 def _read_choice(chosen: str, cards: list[Card]) -> list[str]:
-    """Return the names that CUDA_VISIBLE_DEVICES gives: like CUDA, up to one that is no card."""
+    """Return the names in CUDA_VISIBLE_DEVICES: like CUDA, up to the first that is no card."""
     entries = [entry.strip() for entry in chosen.split(",")]
     found = [_find_card(entry, cards) for entry in entries]
     return list(dict.fromkeys(takewhile(bool, found)))
 
 
 def _find_card(entry: str, cards: list[Card]) -> str:
-    """Return the name of the card that a number, a UUID or its beginning means; else nothing."""
+    """Return the card's name for a number, a UUID or its beginning; empty if there is none."""
     if entry.isdecimal() and int(entry) < len(cards):
         _refuse_unclear_number(entry, cards)
         return cards[int(entry)].uuid
@@ -106,7 +106,7 @@ def _refuse_unclear_number(entry: str, cards: list[Card]) -> None:
     if len(kinds) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         raise PipelineError(
             f"CUDA_VISIBLE_DEVICES names card {entry}, and this machine has several kinds "
-            f"({', '.join(kinds)}): CUDA counts the fastest first, nvidia-smi by the bus, so which "
-            "one is meant cannot be told. Name it by its UUID (nvidia-smi -L), or set "
+            f"({', '.join(kinds)}). CUDA counts the fastest first and nvidia-smi by PCI bus, so "
+            "the number is ambiguous. Name the card by its UUID (nvidia-smi -L), or set "
             "CUDA_DEVICE_ORDER=PCI_BUS_ID to count as nvidia-smi does."
         )

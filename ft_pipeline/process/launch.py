@@ -2,8 +2,8 @@
 
 The worker is `python -m ft_pipeline.worker <task> --config <run folder>/config.json`, in a process
 group of its own. However the launcher ends (done, failed, cancelled, SIGTERM, SIGKILL), no process
-of that group is left: a reaper waits on a pipe that closes with the launcher, and the worker looks
-for its parent itself. Where a task needs the device, its lock is the group's too, and the reaper's.
+of that group is left: a reaper waits on a pipe that closes with the launcher, and the worker checks
+for its parent itself. If a task needs the device, the group and the reaper hold its lock as well.
 """
 
 import contextlib
@@ -52,9 +52,9 @@ def run_worker(
 ) -> dict[str, Any]:
     """Run a task in a worker through Dagster Pipes and return what it reported.
 
-    `runs` gets a folder with config.json and worker.log; `device`: what is held for it, where it
-    needs one. Raises WorkerFailed with the worker's
-    message, or its last lines, where it fails, is killed, or ends without a report.
+    `runs` gets a folder with config.json and worker.log; `device` is what is held for it, if it
+    needs one. Raises WorkerFailed with the worker's message, or its last lines, if it fails, is
+    killed, or ends without a report.
     """
     import dagster as dg
 
@@ -93,8 +93,8 @@ def run_in_group(
 ) -> tuple[int, list[str]]:
     """Run a command in a process group of its own; return its exit code and its last lines.
 
-    It works on `device`, whose lock it inherits. With `imports` it is forked, where that may be,
-    from a process that has imported these modules (fork_server.py).
+    It works on `device`, whose lock it inherits. With `imports`, it is forked, if possible, from a
+    process that has imported these modules (fork_server.py).
 
     Its output goes to `folder / "worker.log"`, and its own log records to this process's loggers.
     When this process is interrupted, the worker gets SIGTERM and GRACE_SECONDS to shut down (a
@@ -158,7 +158,7 @@ def _start(
 
 
 def explain_end(task: str, code: int, lines: list[str], folder: Path) -> str:
-    """Say why a worker ended without a result, and what to do."""
+    """Explain why a worker ended without a result, and what to do."""
     if code == -signal.SIGKILL:
         what = (
             "was killed (signal 9), probably because memory ran out. Lower training.batch_size or "
@@ -167,14 +167,14 @@ def explain_end(task: str, code: int, lines: list[str], folder: Path) -> str:
     elif code < 0:
         what = f"was ended by signal {-code} ({signal.Signals(-code).name})"
     elif code == 0:
-        what = "ended with exit code 0 but without a report; its work is not used"
+        what = "ended with exit code 0 but without a report, so its work is not used"
     else:
         what = f"failed with exit code {code}"
     shown = "\n".join(lines[-LAST_LINES:])
     command = " ".join(worker_command(task, folder / TASK_FILE)[1:])
     return (
         f"The worker of task {task} {what}.\nIts last lines:\n{shown}\n"
-        f"Whole log: {folder / LOG_FILE}. To repeat it by hand: python {command}"
+        f"Whole log: {folder / LOG_FILE}. To rerun it by hand: python {command}"
     )
 
 
@@ -189,7 +189,7 @@ def _write_config(task: WorkerTask, runs: Path) -> Path:
 
 @contextlib.contextmanager
 def _reaper_of(group: int, folder: Path, inherited: tuple[int, ...]) -> Iterator[None]:
-    """Keep a reaper beside the group for as long as this process lives.
+    """Keep a reaper next to the group for as long as this process lives.
 
     It inherits the device's lock, which a grandchild that another program started does not.
     """

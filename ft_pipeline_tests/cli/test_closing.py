@@ -22,7 +22,7 @@ def read_screen(project: TinyProject, *arguments: str, **extra_env: str) -> list
     done = project.run(str(COMMAND), "run", *arguments, COLUMNS="80", **extra_env)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    return lines[next(n for n, line in enumerate(lines) if line.startswith("All of it took")) :]
+    return lines[next(n for n, line in enumerate(lines) if line.startswith("Finished in")) :]
 
 
 def list_commands(screen: list[str]) -> list[str]:

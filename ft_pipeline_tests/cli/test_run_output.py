@@ -103,7 +103,7 @@ def test_ctrl_c_ends_a_run_in_one_line(project: TinyProject) -> None:
     code, shown = run_in_terminal(project, *TRAIN, interrupt_at="/2000 steps, loss", **long)
     assert code == 130, shown
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).rstrip().splitlines()[-1]
-    assert last == "stopped: what is built is kept, and the same command continues"
+    assert last == "stopped: finished assets are kept; run the same command to continue"
     assert "Traceback" not in shown and "Stack Trace" not in shown
     checkpoints = list((project.store / "checkpoints").glob("finetuned_model/*/*"))
     assert checkpoints

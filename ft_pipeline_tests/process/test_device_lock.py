@@ -125,7 +125,7 @@ def test_a_folder_of_locks_that_cannot_be_is_an_error_that_names_it(
     occupied = tmp_path / "occupied"
     occupied.write_text("a file", encoding="utf-8")
     _, error = hold(holders, occupied).communicate(timeout=30)
-    assert f"{occupied}/ft_pipeline-{os.getuid()}: cannot be made (Not a directory)" in error
+    assert f"{occupied}/ft_pipeline-{os.getuid()}: cannot be created (Not a directory)" in error
     assert "FT_LOCKS" in error
 
 
@@ -136,5 +136,5 @@ def test_a_link_in_the_place_of_the_folder_of_locks_is_refused(
     elsewhere.mkdir()
     (tmp_path / f"ft_pipeline-{os.getuid()}").symlink_to(elsewhere)
     _, error = hold(holders, tmp_path).communicate(timeout=30)
-    assert "not a folder of this user" in error
+    assert "not a folder owned by this user" in error
     assert list(elsewhere.iterdir()) == []

@@ -273,7 +273,7 @@ def test_tracker_that_cannot_start_is_a_warning(
     (tmp_path / "runs").write_text("a file where the folder should be", encoding="utf-8")
     with caplog.at_level(logging.WARNING), following(tmp_path, mlflow_in(tmp_path)):
         pass
-    assert "not every tracker of mlflow is fed" in caplog.text
+    assert "metrics do not reach every tracker of mlflow" in caplog.text
 
 
 def test_password_in_an_address_is_refused(

@@ -45,12 +45,12 @@ def complain(text: str) -> None:
 
 
 def say_stopped(why: Exception) -> None:
-    """Print that an interruption has ended a run on standard error."""
+    """Print on standard error that a run was interrupted."""
     _err.print(f"[yellow]stopped:[/yellow] {escape(str(why))}", soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print what people should know about an answer on standard error."""
+    """Print a note about an answer on standard error."""
     _err.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
 
 
@@ -70,7 +70,7 @@ def show_plan(states: Sequence[State], as_json: bool, forced: tuple[str, ...] = 
     shown = table("asset", "action", "why")
     for row in rows:
         color = {"rebuild": "yellow", "reuse": "green"}.get(str(row["action"]), "red")
-        why = "; ".join(row["why"]) or "nothing that it depends on has changed"
+        why = "; ".join(row["why"]) or "none of its inputs has changed"
         shown.add_row(escape(str(row["asset"])), f"[{color}]{row['action']}[/]", escape(why))
     out.print(shown)
     count = sum(row["action"] == "rebuild" for row in rows)
@@ -80,7 +80,7 @@ def show_plan(states: Sequence[State], as_json: bool, forced: tuple[str, ...] = 
 def show_estimate(name: str, found: "tuple[StepPlan, Estimate] | None") -> None:
     """Print steps, memory and time of a training."""
     if found is None:
-        say(f"{name}: steps, memory and time are shown once its inputs are built.")
+        say(f"{name}: steps, memory and time are known once its inputs are built.")
         return
     plan, estimate = found
     say(f"{name}: {plan}; {estimate}.")
@@ -89,7 +89,7 @@ def show_estimate(name: str, found: "tuple[StepPlan, Estimate] | None") -> None:
 
 
 def show_teacher(chain: Chain, states: Sequence[State]) -> None:
-    """Say what a new row costs where the teacher is the chain's own fine-tuned model."""
+    """Say what a new row costs if the teacher is the chain's own fine-tuned model."""
     distillation = chain.recipe.distillation
     if distillation is None or distillation.teacher.model is not None:
         return
@@ -97,8 +97,8 @@ def show_teacher(chain: Chain, states: Sequence[State]) -> None:
     if any(state.name in logits and state.status != "fresh" for state in states):
         say(
             f"{', '.join(logits)}: the teacher is {FINETUNED_MODEL.name}, which changes with its "
-            "rows, so a new row makes it answer all of them again. A teacher of its own "
-            "(distillation.teacher.model) answers new rows only."
+            "rows, so one new row makes it answer all rows again. A separate teacher "
+            "(distillation.teacher.model) answers only new rows."
         )
 
 
@@ -123,7 +123,7 @@ def show_status(states: Sequence[State], as_json: bool) -> None:
 
 
 def show_outcome(chain: Chain, outcome: "Outcome", states: Sequence[State], as_json: bool) -> None:
-    """Print what became of each asset in a run, and what failed."""
+    """Print the outcome of each asset in a run, and the failures."""
     if as_json:
         records = [_outcome_record(chain, state, outcome) for state in states]
         print_json({"run_id": outcome.run_id, "assets": records, "failures": outcome.failures})
@@ -137,7 +137,7 @@ def show_outcome(chain: Chain, outcome: "Outcome", states: Sequence[State], as_j
         shown.add_row(escape(state.asset), word, seconds, escape(record["key_figure"]))
     say("")
     out.print(shown)
-    say(f"All of it took {format_seconds(outcome.seconds)}.")
+    say(f"Finished in {format_seconds(outcome.seconds)}.")
     for failure in outcome.failures:
         complain(failure)
 
@@ -226,7 +226,7 @@ def _status_record(state: State) -> dict[str, Any]:
 
 
 def table(*columns: str) -> Table:
-    """Return an empty table without lines; `seconds` and `size` stand at the right."""
+    """Return an empty table without lines; numbers are aligned right."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         to_the_right = column in ("seconds", "size", "days", "MB")

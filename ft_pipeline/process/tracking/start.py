@@ -90,7 +90,7 @@ def _start(
                 followers.append(_start_follower(tracker, metrics_file, file, output))
     # Whatever it is: a tracker stops no training.
     except Exception as error:
-        logger.warning("not every tracker of %s is fed: %s", ", ".join(trackers), error)
+        logger.warning("metrics do not reach every tracker of %s: %s", ", ".join(trackers), error)
     return followers
 
 
@@ -98,8 +98,8 @@ def _write_config(config: FollowerConfig, log: Path) -> Path:
     mlflow = config.tracking.mlflow
     if mlflow and mlflow.tracking_uri and urlsplit(mlflow.tracking_uri).password:
         raise PipelineError(
-            "tracking.mlflow.tracking_uri has a password in it. Take it out and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            "tracking.mlflow.tracking_uri contains a password. Remove it and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_name("tracking.json")
@@ -132,7 +132,9 @@ def _end(followers: Sequence[Follower], said: bytes, log: Path) -> None:
         for follower in followers:
             _kill(follower)
         if late:
-            logger.warning("a tracker did not end within %.0f s; killed. See %s", END_SECONDS, log)
+            logger.warning(
+                "a tracker did not finish within %.0f s and was killed. See %s", END_SECONDS, log
+            )
 
 
 def _say(follower: Follower, said: bytes) -> None:
