@@ -223,14 +223,14 @@ def test_workers_error_is_the_commands(answering: Answering, tmp_path: Path) -> 
 
 
 def test_missing_model_names_the_command_and_torch_is_not_imported(
-    fresh_project: TinyProject,
+    fresh_project: TinyProject, tmp_path: Path
 ) -> None:
     code = (
         "import sys\nfrom ft_pipeline.cli.main import app\n"
         "try:\n    app(['generate', '--prompt', 'x'], standalone_mode=False)\n"
         "except Exception as error:\n    print(error, 'torch' in sys.modules)\n"
     )
-    done = fresh_project.run(sys.executable, "-c", code)
+    done = fresh_project.copy_to(tmp_path / "project").run(sys.executable, "-c", code)
     assert "--to finetuned_model" in done.stdout, done.stderr
     assert done.stdout.strip().endswith("False")
 

@@ -43,9 +43,9 @@ def empty(fresh_project: TinyProject, tmp_path: Path) -> TinyProject:
     ],
 )
 def test_wrong_use_is_answered_with_the_remedy(
-    fresh_project: TinyProject, arguments: tuple[str, ...], code: int, message: str
+    empty: TinyProject, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = fresh_project.run("ft-pipeline", *arguments)
+    done = empty.run("ft-pipeline", *arguments)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

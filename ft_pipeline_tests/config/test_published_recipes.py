@@ -5,6 +5,7 @@ What a publication leaves open (a seed, a schedule) has a comment in the recipe 
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,11 +230,13 @@ def test_no_commit_is_invented(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PUBLISHED, *VARIANTS])
-def test_plan_of_every_recipe_needs_no_network(fresh_project: TinyProject, name: str) -> None:
+def test_plan_of_every_recipe_needs_no_network(
+    fresh_project: TinyProject, tmp_path: Path, name: str
+) -> None:
     done = fresh_project.run(
         *("ft-pipeline", "run", "--recipe", name, "--dry-run"),
         FT_PROJECT=str(ROOT),
-        FT_STORE=str(fresh_project.store),
+        FT_STORE=str(tmp_path / "store"),
         HTTPS_PROXY="http://127.0.0.1:9",
         HTTP_PROXY="http://127.0.0.1:9",
     )

@@ -67,7 +67,8 @@ def test_a_receipt_alone_says_what_a_model_was_made_of(
     receipt = find_folder(built_project, "finetuned_model") / "meta" / "receipt.json"
     (tmp_path / "model" / "meta").mkdir(parents=True)
     shutil.copy2(receipt, tmp_path / "model" / "meta")
-    traced = ask(fresh_project, "trace", str(tmp_path / "model"))
+    elsewhere = fresh_project.copy_to(tmp_path / "elsewhere")
+    traced = ask(elsewhere, "trace", str(tmp_path / "model"))
     expected = ask(built_project, "trace", "finetuned_model")
     for tree in (traced["tree"], expected["tree"]):  # the receipt is a moment older
         del tree["created_at"], tree["seconds"]

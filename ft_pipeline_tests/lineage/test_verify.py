@@ -198,11 +198,10 @@ def test_a_copy_elsewhere_is_verified_as_far_as_it_can_be(
     if without:
         (copy / without).unlink()
     assert ask(built_project, "verify", str(copy))["artifacts"] == 7
-    alone = ask(fresh_project, "verify", str(copy))  # beside a store that knows nothing of it
+    elsewhere = fresh_project.copy_to(tmp_path / "elsewhere")  # a store that knows nothing of it
+    alone = ask(elsewhere, "verify", str(copy))
     assert alone["verified"] and alone["files"] > 0
     assert any(link.startswith("raw_trivia") for link in alone["not_here"])
     with (copy / "adapter_model.safetensors").open("ab") as file:
         file.write(b" ")
-    assert "adapter_model.safetensors: expected sha256" in refuse(
-        fresh_project, "verify", str(copy)
-    )
+    assert "adapter_model.safetensors: expected sha256" in refuse(elsewhere, "verify", str(copy))

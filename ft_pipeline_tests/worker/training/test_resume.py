@@ -163,7 +163,7 @@ def test_a_torn_checkpoint_is_passed_over_and_named(
     file = last / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-10])
     again = train_here(config)
-    assert f"checkpoint {last} is torn (optimizer.pt" in caplog.text
+    assert f"checkpoint {last} is incomplete (optimizer.pt" in caplog.text
     assert 0 < again.report["resumed_from_step"] < int(last.name.removeprefix("step-"))
     assert_equal(again, train_here(write_task(inputs, tmp_path / "whole", **STEPS)))
 
